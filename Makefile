@@ -1,0 +1,37 @@
+# Everything starts here. On a fresh machine only Python 3.11+ and make are needed.
+PYTHON ?= python3
+BIN := .venv/bin
+STORE ?= demo-store
+
+.PHONY: venv demo test quick lint bench bench-full clean
+
+venv: .venv/ready
+
+.venv/ready: constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"efface needs Python 3.11 to 3.13, found {v[0]}.{v[1]}; type: make venv PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch .venv/ready
+
+demo: venv ## the main job on real images: sweep on Ray, then tables
+	$(BIN)/efface sweep demo --store $(STORE) $(DEMO_FLAGS)
+	$(BIN)/efface tables demo --store $(STORE) $(DEMO_FLAGS)
+
+test: venv ## all tests, those with real processes too
+	$(BIN)/python -m pytest
+
+quick: venv ## the tests that start no Ray
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: venv ## style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: venv ## speed, as ratios of interleaved runs
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,385 @@
+"""What every method, data set, model and metric must satisfy: registered means tested.
+
+`efface check` runs this over whatever is registered, plugins included. A check that cannot be made here is reported
+as skipped with its reason and never as passed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.errors import Misuse, unknown
+from harness.presets import load_presets, resolve
+from harness.registry import Catalogue
+from harness.spec import Task, derive_seed
+from methods.api import Context
+from tasks.api import Data, DataError, ImageSet, Outputs, Scored, Split
+from tasks.loaders import TensorBatches, View, batches_of, pixel_range
+from tasks.recipes import Recipe
+from tasks.scenarios import Request
+from tasks.training import fit
+
+ARGUMENTS = ("model", "forget", "retain", "ctx")
+CLASSES, SIDE, PER_GROUP = 3, 8, 12
+VIEW = View((0.5,), (0.5,))
+RECIPE = Recipe(
+    name="conformance",
+    datasets=("*",),
+    models=("*",),
+    epochs=6,
+    batch_size=16,
+    lr=3e-3,
+    source="large enough to learn three classes of noise patterns",
+    optimizer="adamw",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim about one registered thing, and whether it holds."""
+
+    kind: str
+    name: str
+    claim: str
+    outcome: str  # passed | failed | skipped
+    why: str = ""
+
+    def facts(self) -> dict[str, str]:
+        return dataclasses.asdict(self)
+
+
+class Broken(AssertionError):
+    """A claim does not hold; the message says what was found and expected."""
+
+
+class Skipped(Exception):
+    """A claim cannot be tried here; the message says why."""
+
+
+Claim = Callable[..., None]
+
+
+def check(
+    catalogue: Catalogue, names: Sequence[str] | None = None, say: Callable[[str], None] = lambda _: None
+) -> list[Finding]:
+    """Check everything registered, or the named entries; with plugins only what these registered."""
+    known = {name for kind in CHECKS for name in getattr(catalogue, kind)}
+    for name in names or ():
+        if name not in known:
+            raise unknown("name", name, known)
+    findings: list[Finding] = []
+    for kind, claims in CHECKS.items():
+        for name in sorted(getattr(catalogue, kind)):
+            if not _chosen(catalogue, kind, name, names):
+                continue
+            found = [_try(kind, name, text, claim, catalogue) for text, claim in claims]
+            findings += found
+            bad = [f for f in found if f.outcome == "failed"]
+            say(f"{'FAILED' if bad else 'ok':6} {kind[:-1]} {name}")
+    return findings
+
+
+def _chosen(catalogue: Catalogue, kind: str, name: str, names: Sequence[str] | None) -> bool:
+    if names:
+        return name in names
+    return not catalogue.plugins or catalogue.origins.get((kind, name)) in [
+        str(path) for path in catalogue.plugins
+    ]
+
+
+def _try(kind: str, name: str, text: str, claim: Claim, catalogue: Catalogue) -> Finding:
+    try:
+        claim(name, catalogue)
+    except Skipped as reason:
+        return Finding(kind, name, text, "skipped", str(reason))
+    except Broken as error:
+        return Finding(kind, name, text, "failed", str(error))
+    except Exception as error:  # noqa: BLE001  whatever somebody's code does is a finding, not a crash
+        return Finding(kind, name, text, "failed", f"{type(error).__name__}: {error}")
+    return Finding(kind, name, text, "passed")
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Failures and skips one by one, then the counts."""
+    lines = [
+        f"{f.outcome:8}{f.kind[:-1]} {f.name}: {f.claim}: {f.why}" for f in findings if f.outcome != "passed"
+    ]
+    count = {state: sum(f.outcome == state for f in findings) for state in ("passed", "failed", "skipped")}
+    return "\n".join([*lines, ", ".join(f"{number} {state}" for state, number in count.items())])
+
+
+def require(holds: bool, message: str) -> None:
+    if not holds:
+        raise Broken(message)
+
+
+# ------------------------------------------------------------------------------------------- a small world to try in
+
+
+@cache
+def small_data() -> Data:
+    """Six groups of noisy patterns in three classes, 1×8×8: small enough to train on at once."""
+    random = np.random.default_rng(7)
+    patterns = random.integers(40, 215, size=(2 * CLASSES, 1, SIDE, SIDE))
+
+    def half(count: int) -> ImageSet:
+        groups = np.repeat(np.arange(2 * CLASSES), count)
+        noise = random.normal(0, 12, size=(len(groups), 1, SIDE, SIDE))
+        images = np.clip(patterns[groups] + noise, 0, 255).astype(np.uint8)
+        labels = torch.from_numpy(groups // 2)
+        return ImageSet(torch.from_numpy(images), labels, torch.from_numpy(groups))
+
+    names = tuple(map(str, range(2 * CLASSES)))
+    return Data(half(PER_GROUP), half(6), names[:CLASSES], names, official=True)
+
+
+@cache
+def _trained(catalogue_id: int, build: Any) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = build(CLASSES, (1, SIDE, SIDE))
+        return fit(model, _walk(small_data().train, None), RECIPE)
+
+
+def _walk(images: ImageSet, positions: Any, seed: int = 0) -> TensorBatches:
+    return batches_of(images.images, images.labels, VIEW, positions=positions, batch_size=16, seed=seed)
+
+
+def small_split(catalogue: Catalogue, scenario: str) -> Split:
+    """The split of a registered scenario on the small data."""
+    data, info = small_data(), catalogue.scenarios[scenario]
+    entropies = np.linspace(0, 1, len(data.train)) if info.uses_original else None
+    request = Request(
+        train_labels=data.train.labels.numpy(),
+        train_groups=data.train.groups.numpy(),
+        test_labels=data.test.labels.numpy(),
+        test_groups=data.test.groups.numpy(),
+        target=None if info.target == "none" else 1,
+        count=7 if info.needs_count else None,
+        profile="corrected",
+        seed=5,
+        halves_seed=5,
+        entropies=entropies,
+    )
+    found: Split = info.cut(request)
+    return found
+
+
+def small_run(catalogue: Catalogue, name: str, scenario: str, seed: int = 0) -> tuple[nn.Module, nn.Module]:
+    """Run a method on the small data as a sweep would: (the model before, the model after)."""
+    import copy
+
+    data, split = small_data(), small_split(catalogue, scenario)
+    before = _trained(id(catalogue), catalogue.models["vgg_mini"].build)
+    build = catalogue.models["vgg_mini"].build
+    info = catalogue.methods[name].info
+    given = {
+        "forget": _walk(data.train, split.forget, derive_seed(seed, "order")),
+        "retain": _walk(data.train, split.retain, derive_seed(seed, "order", 1)),
+    }
+    ctx = Context(
+        num_classes=CLASSES,
+        input_shape=(1, SIDE, SIDE),
+        device=torch.device("cpu"),
+        generator=torch.Generator().manual_seed(derive_seed(seed, "method")),
+        new_model=lambda: build(CLASSES, (1, SIDE, SIDE)),
+        train=lambda model, batches: fit(model, batches, RECIPE),  # type: ignore[arg-type]
+        forget_class=1 if "class_id" in info.needs else None,
+        pixel_range=pixel_range(VIEW, 1, torch.device("cpu")),
+    )
+    given = {key: value for key, value in given.items() if key in info.needs}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        method = catalogue.make(name, catalogue.defaults(name))
+        after = method(copy.deepcopy(before).eval(), given.get("forget"), given.get("retain"), ctx)
+    return before, after
+
+
+def _first_scenario(catalogue: Catalogue, name: str) -> str:
+    known = [s for s in catalogue.scenarios if s in catalogue.methods[name].info.scenarios]
+    if not known:
+        raise Broken(f"claims {sorted(catalogue.methods[name].info.scenarios)}, none of which is registered")
+    return known[0]
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def _equal(a: nn.Module, b: nn.Module) -> bool:
+    left, right = _weights(a), _weights(b)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+# --------------------------------------------------------------------------------------------------------- methods
+
+
+def _signature(name: str, catalogue: Catalogue) -> None:
+    found = tuple(inspect.signature(catalogue.methods[name].__call__).parameters)[1:]
+    require(found == ARGUMENTS, f"__call__ takes {found}, expected {ARGUMENTS}")
+
+
+def _defaults_valid(name: str, catalogue: Catalogue) -> None:
+    catalogue.make(name, catalogue.defaults(name))
+    reference = {**catalogue.defaults(name), **catalogue.methods[name].info.reference}
+    catalogue.make(name, reference)
+
+
+def _presets_valid(name: str, catalogue: Catalogue) -> None:
+    rows = [preset for preset in load_presets() if preset.method == name]
+    if not rows:
+        raise Skipped("no preset names it: every run uses its defaults")
+    for preset in rows:
+        first = {key: preset.where.get(key, ("",))[0] for key in ("dataset", "scenario")}
+        model = next(iter(preset.where.get("model", ("vgg_mini",))))
+        model = "vgg_mini" if model.startswith("family:") else model
+        task = Task(first["dataset"], model, first["scenario"], None, None, "corrected")
+        resolve(catalogue, name, task, dict(preset.params), presets=())
+
+
+def _undeclared_none(name: str, catalogue: Catalogue) -> None:
+    for scenario in sorted(catalogue.methods[name].info.scenarios & set(catalogue.scenarios)):
+        _, after = small_run(catalogue, name, scenario)
+        require(
+            isinstance(after, nn.Module), f"{scenario}: returned {type(after).__name__}, expected nn.Module"
+        )
+
+
+def _finite_same_shape(name: str, catalogue: Catalogue) -> None:
+    before, after = small_run(catalogue, name, _first_scenario(catalogue, name))
+    shapes = [{n: tuple(t.shape) for n, t in _weights(model).items()} for model in (before, after)]
+    changed = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))
+    require(not changed, f"names or shapes changed: {changed[:3]}")
+    bad = [n for n, t in _weights(after).items() if not torch.isfinite(t.float()).all()]
+    require(not bad, f"not finite: {bad[:3]}")
+
+
+def _same_seed_same_result(name: str, catalogue: Catalogue) -> None:
+    scenario = _first_scenario(catalogue, name)
+    runs = [small_run(catalogue, name, scenario, seed=4)[1] for _ in range(2)]
+    require(
+        _equal(*runs), "two runs with one seed differ; draw only from ctx.generator and the given batches"
+    )
+
+
+def _other_seed_other_result(name: str, catalogue: Catalogue) -> None:
+    scenario, info = _first_scenario(catalogue, name), catalogue.methods[name].info
+    runs = [small_run(catalogue, name, scenario, seed=seed)[1] for seed in (4, 5)]
+    if info.stochastic:
+        require(
+            not _equal(*runs), "two seeds gave one result; draw from ctx.generator, or say stochastic=False"
+        )
+    else:
+        require(_equal(*runs), "two seeds differ; remove stochastic=False from @method")
+
+
+def _data_untouched(name: str, catalogue: Catalogue) -> None:
+    before = small_data().digest()
+    small_run(catalogue, name, _first_scenario(catalogue, name))
+    require(small_data().digest() == before, "images or labels were changed in place")
+
+
+def _outside_scenarios(name: str, catalogue: Catalogue) -> None:
+    outside = sorted(set(catalogue.scenarios) - catalogue.methods[name].info.scenarios)
+    if outside:
+        raise Skipped(f"it does not claim {', '.join(outside)}: a sweep skips these and says so")
+
+
+# ------------------------------------------------------------------------------------- data sets, models, and the rest
+
+
+def _dataset_sound(name: str, catalogue: Catalogue) -> None:
+    info = catalogue.datasets[name]
+    if info.needs_folder:
+        raise Skipped("needs a folder: efface doctor checks the one you have")
+    try:
+        data = info.load(None)
+    except DataError as error:
+        raise Broken(str(error)) from None
+    for part, half in (("train", data.train), ("test", data.test)):
+        require(
+            half.images.dtype == torch.uint8 and half.images.ndim == 4,
+            f"{part} images are not (N, C, H, W) uint8",
+        )
+        require(len(half.labels) == len(half.groups) == len(half.images), f"{part}: lengths differ")
+        require(int(half.labels.max()) < len(data.classes), f"{part}: a label has no class name")
+        require(int(half.groups.max()) < len(data.groups), f"{part}: a group has no name")
+    require(info.groups in (None, data.groups), f"declares groups {info.groups}, loads {data.groups}")
+    require(info.load(None).digest() == data.digest(), "loading twice gave different data")
+
+
+def _model_sound(name: str, catalogue: Catalogue) -> None:
+    build = catalogue.models[name].build
+    side = 32 if catalogue.models[name].family in ("vgg", "resnet") and not name.endswith("mini") else SIDE
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(5, (3, side, side)).eval()
+    with torch.no_grad():
+        out = model(torch.zeros(2, 3, side, side))
+    require(tuple(out.shape) == (2, 5), f"gives {tuple(out.shape)}, expected (2, 5)")
+    require(bool(torch.isfinite(out).all()), "fresh weights give non-finite logits")
+
+
+def _scenario_sound(name: str, catalogue: Catalogue) -> None:
+    split, count = small_split(catalogue, name), len(small_data().train)
+    require(len(split.forget) > 0, "forgets nothing")
+    require(not np.intersect1d(split.forget, split.retain).size, "forget and retain overlap")
+    require(len(split.forget) + len(split.retain) <= count, "more positions than images")
+    require(split.digest() == small_split(catalogue, name).digest(), "two calls with one seed differ")
+
+
+def _metric_sound(name: str, catalogue: Catalogue) -> None:
+    info = catalogue.metrics[name]
+
+    def made(retrained: Scored | None = None) -> Scored:
+        def some(count: int, shift: int) -> Outputs:
+            random = np.random.default_rng(count + shift)
+            return Outputs(
+                random.normal(size=(count, 4)).astype(np.float32),
+                random.integers(0, 4, count).astype(np.int64),
+            )
+
+        return Scored("corrected", some(20, 1), some(90, 2), some(12, 3), some(40, 4), retrained)
+
+    values = [info.score(made(made()) if info.needs_retrain else made()) for _ in range(2)]
+    first = values[0] if isinstance(values[0], dict) else {name: values[0]}
+    require(set(first) <= set(info.columns), f"gives {sorted(first)}, declares {sorted(info.columns)}")
+    require(repr(values[0]) == repr(values[1]), "scoring the same outputs twice gave different numbers")
+
+
+CHECKS: dict[str, list[tuple[str, Claim]]] = {
+    "methods": [
+        ("takes (model, forget, retain, ctx)", _signature),
+        ("has valid defaults in both profiles", _defaults_valid),
+        ("has valid presets", _presets_valid),
+        ("runs with everything undeclared set to None", _undeclared_none),
+        ("keeps all parameters finite and of the same shape", _finite_same_shape),
+        ("gives the same result for the same seed", _same_seed_same_result),
+        ("gives another result for another seed exactly if it is stochastic", _other_seed_other_result),
+        ("leaves the data untouched", _data_untouched),
+        ("is skipped outside the scenarios it claims", _outside_scenarios),
+    ],
+    "datasets": [("loads sound data, twice the same", _dataset_sound)],
+    "models": [("maps (B, C, H, W) to finite (B, K) logits", _model_sound)],
+    "scenarios": [("cuts disjoint, repeatable splits", _scenario_sound)],
+    "metrics": [("gives what it declares, repeatably", _metric_sound)],
+}
+
+
+def claims() -> Iterator[tuple[str, str]]:
+    """Every claim, by kind, for documentation."""
+    for kind, rows in CHECKS.items():
+        for text, _ in rows:
+            yield kind, text
+
+
+__all__ = ["Finding", "Misuse", "check", "claims", "small_run", "summary"]

@@ -1,0 +1,22 @@
+"""The one exception that the command line turns into a message and exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Misuse(ValueError):
+    """Something the user typed or gave cannot work. The message says what was found, expected, and what to type."""
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where something near is known, else the known names."""
+    names = sorted(known)
+    near = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+
+
+def unknown(kind: str, found: str, known: Iterable[str], where: str = "") -> Misuse:
+    """The error for a name that nobody registered."""
+    return Misuse(f"{where + ': ' if where else ''}unknown {kind} {found!r}; {did_you_mean(found, known)}")

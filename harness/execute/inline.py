@@ -1,0 +1,57 @@
+"""The executor that needs no Ray: one job after the other, in this process."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from harness.plan import Job
+from harness.schedule import Done
+from harness.stages import execute
+from harness.workspace import Workspace
+
+
+class Inline:
+    """Runs a job when it is waited for, so that rows and progress come one by one."""
+
+    slots = 1
+
+    def __init__(self, space: Workspace, time_limit: float | None = None) -> None:
+        self.space, self.time_limit = space, time_limit
+        self._queue: deque[Job] = deque()
+
+    def submit(self, job: Job) -> None:
+        self._queue.append(job)
+
+    def wait(self, seconds: float) -> list[Done]:
+        """The next finished job; `seconds` is what a blocking executor may wait, and is not needed here."""
+        if not self._queue:
+            return []
+        job = self._queue.popleft()
+        with _alarm(self.time_limit):
+            return [Done(job, execute(job, self.space))]
+
+    def close(self) -> None:
+        self._queue.clear()
+
+
+@contextmanager
+def _alarm(seconds: float | None) -> Iterator[None]:
+    """Raise TimeoutError in this thread once `seconds` have passed."""
+    if seconds is None:
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"longer than the time limit of {seconds:g} s (--time-limit)")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

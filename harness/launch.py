@@ -1,0 +1,151 @@
+"""From what was typed to a running sweep: which executor, how many workers, on which device."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import Misuse
+from harness.plan import Plan
+from harness.registry import Catalogue
+from harness.schedule import Executor
+from harness.store import Store
+from harness.sweep import Listener, Outcome, check_data
+from harness.sweep import sweep as run_sweep
+from harness.workspace import Settings, Workspace, pick_device, read_data
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where to run, as typed."""
+
+    on: str = "auto"  # inline | local | auto | a Ray address
+    workers: int | None = None
+    per_gpu: int = 1
+    device: str = "auto"
+    time_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.on not in ("inline", "local", "auto") and ":" not in self.on:
+            raise Misuse(
+                f"--on {self.on}: expected inline, local, auto or an address such as ray://head:10001"
+            )
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise Misuse(f"--device {self.device}: expected auto, cpu or cuda")
+        for name, value in (
+            ("workers", self.workers),
+            ("per-gpu", self.per_gpu),
+            ("time-limit", self.time_limit),
+        ):
+            if value is not None and value <= 0:
+                raise Misuse(f"--{name} {value}: expected a number > 0")
+
+    @property
+    def address(self) -> str | None:
+        """The cluster to connect to; None for a private one on this machine."""
+        if self.on in ("inline", "local"):
+            return None
+        return os.environ.get("RAY_ADDRESS") if self.on == "auto" else self.on
+
+    @property
+    def inline(self) -> bool:
+        return self.on == "inline" or (self.on == "auto" and importlib.util.find_spec("ray") is None)
+
+
+def settings(
+    store: str,
+    data_dir: str | None,
+    plugins: list[str] | None,
+    where: Where,
+    eval_batch: int,
+    keep_weights: bool,
+    keep_outputs: bool,
+    limit: int | None,
+) -> Settings:
+    """What every worker is told, with local paths made absolute."""
+    if eval_batch < 1 or (limit is not None and limit < 1):
+        raise Misuse(f"--eval-batch {eval_batch}, --limit {limit}: expected numbers > 0")
+    return Settings(
+        store=store if "://" in store else str(Path(store).expanduser().resolve()),
+        data_dir=str(Path(data_dir).expanduser().resolve()) if data_dir else None,
+        plugins=tuple(str(Path(p).expanduser().resolve()) for p in plugins or ()),
+        device=where.device,
+        eval_batch=eval_batch,
+        keep_weights=keep_weights,
+        keep_outputs=keep_outputs,
+        limit=limit,
+    )
+
+
+def sweep(
+    plan: Plan,
+    store: Store,
+    catalogue: Catalogue,
+    told: Settings,
+    where: Where,
+    listener: Listener | None = None,
+) -> Outcome:
+    """Check the data, then run the plan where it was asked for."""
+    check_data(plan, store, lambda name: read_data(catalogue, name, told.data_dir, told.limit))
+    make = _inline(told, catalogue, store, where) if where.inline else _ray(told, where)
+    return run_sweep(plan, store, catalogue, make, listener or _display())
+
+
+def _display() -> Listener:
+    from rich.console import Console
+
+    from harness.progress import Display
+
+    return Display(Console(file=sys.stderr))
+
+
+def _inline(told: Settings, catalogue: Catalogue, store: Store, where: Where) -> Callable[[], Executor]:
+    def make() -> Executor:
+        from harness.execute.inline import Inline
+
+        return Inline(Workspace(told, catalogue, store), where.time_limit)
+
+    return make
+
+
+def _ray(told: Settings, where: Where) -> Callable[[], Executor]:
+    def make() -> Executor:
+        from harness.execute.ray import RayPool
+
+        workers, gpus_each, exclusive = _slots(where)
+        return RayPool(
+            replace(told, exclusive=exclusive),
+            workers=workers,
+            address=where.address,
+            gpus_each=gpus_each,
+            time_limit=where.time_limit,
+        )
+
+    return make
+
+
+def _slots(where: Where) -> tuple[int | None, float, bool]:
+    """Workers (None: ask the cluster), share of a GPU each has, and whether each has its device to itself."""
+    cores = _cores()
+    if where.address is not None:
+        return where.workers, 0.0 if where.device == "cpu" else 1 / where.per_gpu, where.per_gpu == 1
+    if pick_device(where.device).type == "cuda":
+        return where.workers or _gpus() * where.per_gpu, 1 / where.per_gpu, where.per_gpu == 1
+    workers = where.workers or cores
+    return workers, 0.0, workers <= cores  # one thread a worker, and no more workers than cores
+
+
+def _gpus() -> int:
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+def _cores() -> int:
+    found: Any = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return len(found)

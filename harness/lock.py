@@ -1,0 +1,142 @@
+"""One sweep at a time on one store: flock on a local disk, a lease that must be renewed on an object store."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import Any
+
+from harness.store import Store, StoreError
+
+RENEW_SECONDS = 10.0
+VOID_SECONDS = 30.0
+LEASE = "lease.json"
+
+
+def _holder() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "token": uuid.uuid4().hex,
+    }
+
+
+def _refuse(url: str, held: dict[str, Any], more: str = "") -> StoreError:
+    who = f"process {held.get('pid', '?')} on {held.get('host', '?')} since {held.get('since', '?')}"
+    return StoreError(
+        f"store {url} is in use by another sweep ({who}){more}; wait for it, or give another --store"
+    )
+
+
+def holder_of(store: Store) -> dict[str, Any] | None:
+    """Who is writing in a store, without getting in its way."""
+    if store.local is None:
+        held = read_lease(store)
+        fresh = held and time.time() - float(held.get("renewed", 0)) < VOID_SECONDS
+        return held if fresh else None
+    try:
+        file = os.open(store.local / ".lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _parse(os.pread(file, 4096, 0)) or None
+    finally:
+        os.close(file)
+    return None
+
+
+def read_lease(store: Store) -> dict[str, Any] | None:
+    store.fs.invalidate_cache()
+    try:
+        return _parse(store.read(LEASE))
+    except FileNotFoundError:
+        return None
+
+
+class StoreLock:
+    """Holds a store for writing while its `with` block lasts; refuses and says who holds it otherwise."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.lost = False  # the lease was taken by somebody else while this process slept
+        self._me = _holder()
+        self._file: int | None = None
+        self._stop = threading.Event()
+        self._renewer: threading.Thread | None = None
+
+    def __enter__(self) -> StoreLock:
+        if self.store.local is not None:
+            self._lock_file()
+        else:
+            self._take_lease()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            os.close(self._file)  # closing gives the flock back; so does any death of this process
+        elif self._renewer is not None:
+            self._stop.set()
+            self._renewer.join()
+            if not self.lost:
+                self.store.fs.rm_file(self.store.path(LEASE))
+
+    def _lock_file(self) -> None:
+        assert self.store.local is not None
+        path = self.store.local / ".lock"
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write in {self.store.url}: {error.strerror}; give a writable folder with --store"
+            ) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            held = _parse(os.pread(self._file, 4096, 0))
+            os.close(self._file)
+            self._file = None
+            raise _refuse(self.store.url, held) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, json.dumps(self._me).encode(), 0)
+
+    def _take_lease(self) -> None:
+        held = read_lease(self.store)
+        if held and time.time() - float(held.get("renewed", 0)) < VOID_SECONDS:
+            raise _refuse(
+                self.store.url, held, f"; its lease is void {VOID_SECONDS:.0f} s after its last sign"
+            )
+        self._write_lease()
+        time.sleep(0.5)  # object stores have no lock: whoever wrote last holds it
+        if (read_lease(self.store) or {}).get("token") != self._me["token"]:
+            raise _refuse(self.store.url, read_lease(self.store) or {})
+        self._renewer = threading.Thread(target=self._renew, name="efface-lease", daemon=True)
+        self._renewer.start()
+
+    def _renew(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS):
+            if (read_lease(self.store) or {}).get("token") != self._me["token"]:
+                self.lost = True
+                return
+            self._write_lease()
+
+    def _write_lease(self) -> None:
+        self.store.write(LEASE, json.dumps({**self._me, "renewed": time.time()}).encode())
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,325 @@
+"""The two stages, train and unlearn: the one place where methods meet tasks.
+
+Only the method itself is timed, after a warm-up and on a synchronised device; scoring is timed apart. Whatever goes
+wrong inside becomes a failed outcome with its traceback in the run's log, and the sweep goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness import artifacts
+from harness.errors import Misuse
+from harness.plan import Job
+from harness.provenance import worker_facts
+from harness.rows import NAMES, Row
+from harness.spec import REFERENCES, RunSpec, TrainSpec, derive_seed, to_dict
+from harness.workspace import Workspace
+from methods.api import Context
+from tasks.api import Outputs, Scored, Split
+from tasks.loaders import TensorBatches, autocast, pixel_range, predict
+from tasks.training import fit, view_of
+
+ON_TUNING_HALF = ("retain_acc", "forget_acc", "mia")
+Halves = dict[str, Outputs]
+
+
+class Diverged(ArithmeticError):
+    """The model is no longer finite."""
+
+
+def execute(job: Job, space: Workspace) -> Row:
+    """Run one job; never raises for anything that the job itself did."""
+    log: list[str] = []
+    started, begun = datetime.now(UTC), time.perf_counter()
+    stage = train if isinstance(job.spec, TrainSpec) else unlearn
+    try:
+        outcome = stage(job, space, log)
+        outcome["status"] = "ok"
+    except Diverged as error:
+        outcome = _failed(error, "diverged", "failed" if isinstance(job.spec, TrainSpec) else "diverged")
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        outcome = _failed(error, "oom")
+    except TimeoutError as error:
+        outcome = _failed(error, "timeout")
+    except Exception as error:
+        outcome = _failed(error, type(error).__name__)
+        log.append("" if isinstance(error, Misuse) else traceback.format_exc())
+    outcome |= worker_facts(space.device)
+    outcome |= {"started_at": started, "exclusive": space.settings.exclusive and not job.careful}
+    outcome["seconds_total"] = time.perf_counter() - begun
+    _write_log(job, space, outcome, log)
+    return outcome
+
+
+def _failed(error: BaseException, kind: str, status: str = "failed") -> Row:
+    message = " ".join(str(error).split()) or type(error).__name__
+    return {"status": status, "error_type": kind, "error_message": message[:500]}
+
+
+def _write_log(job: Job, space: Workspace, outcome: Row, log: list[str]) -> None:
+    head = f"{job.spec.label} ({job.id})\n{json.dumps(to_dict(job.spec))}\nstatus {outcome['status']}"
+    lines = [head, *([outcome["error_message"]] if outcome.get("error_message") else []), *log]
+    try:
+        space.store.write(f"logs/{job.id}.txt", ("\n".join(line for line in lines if line) + "\n").encode())
+    except (Misuse, OSError) as error:  # a full disk: the row says what happened, if anything still can
+        outcome.setdefault("error_message", f"log not written: {error}")
+
+
+# ---------------------------------------------------------------------------------------------------------- train
+
+
+def train(job: Job, space: Workspace, log: list[str]) -> Row:
+    """Train an original, or the same recipe with something left out; store what its children need."""
+    spec = job.spec
+    assert isinstance(spec, TrainSpec)
+    recipe = space.recipe(spec)
+    split = space.split(spec.without, spec.original, spec.split_seed or 0) if spec.without else None
+    order = derive_seed(spec.train_seed, "order", spec.split_seed)
+    batches = space.batches(
+        spec.dataset, "train", view_of(recipe), split.retain if split else None, recipe.batch_size, order
+    )
+    model = _start(spec, space)
+    space.warm_up(spec, model, batches)
+    torch.manual_seed(derive_seed(spec.train_seed, "init", spec.split_seed, "global"))  # dropout, a new head
+    space.synchronize()
+    begun = time.perf_counter()
+    model = fit(
+        model,
+        batches,
+        recipe,
+        precision=spec.precision,
+        evaluate=lambda model: _test_accuracy(model, spec, space),
+        log=lambda name, value: log.append(f"{name} {value:.6g}"),
+    )
+    space.synchronize()
+    seconds = time.perf_counter() - begun
+    _require_finite(model)
+    begun = time.perf_counter()
+    halves = predict_halves(model, spec, space, job.careful)
+    scoring = time.perf_counter() - begun
+    facts = {
+        "spec": to_dict(spec),
+        "seconds": seconds,
+        "seconds_scoring": scoring,
+        "exclusive": space.settings.exclusive and not job.careful,
+        "data_digest": space.loaded(spec.dataset).digest,
+    }
+    artifacts.save_outputs(space.store, spec.id, halves)
+    artifacts.save_facts(space.store, "outputs", spec.id, facts)
+    if spec.without is None or space.settings.keep_weights:
+        artifacts.save_model(space.store, spec.id, model, facts)
+    space.remember(spec, model, halves)
+    test = halves["test"]
+    accuracy = float((test.logits.argmax(1) == test.labels).mean())
+    seen = batches.num_examples * recipe.epochs
+    return {"seconds": seconds, "seconds_scoring": scoring, "test_acc": accuracy, "samples_seen": seen} | (
+        _data_facts(spec, space, split)
+    )
+
+
+def _start(spec: TrainSpec, space: Workspace) -> nn.Module:
+    """Fresh weights from the spec's own seeds, or the original's where the published Retrain starts from them."""
+    if spec.start == "fresh":
+        return space.new_model(spec, derive_seed(spec.train_seed, "init", spec.split_seed))
+    assert spec.original is not None
+    return space.private_copy(spec.original)
+
+
+def _test_accuracy(model: nn.Module, spec: TrainSpec, space: Workspace) -> float:
+    outputs = _predict(model, spec, space, "test", space.settings.eval_batch)
+    return float((outputs.logits.argmax(1) == outputs.labels).mean())
+
+
+# -------------------------------------------------------------------------------------------------------- unlearn
+
+
+def unlearn(job: Job, space: Workspace, log: list[str]) -> Row:
+    """Run one method, or look up one reference, and score what came out."""
+    spec = job.spec
+    assert isinstance(spec, RunSpec)
+    split = space.split(spec.task, spec.original, spec.forget_seed)
+    if spec.method in REFERENCES:
+        halves, facts = _reference(spec, space)
+    else:
+        halves, facts = _method(job, space, split, log)
+    begun = time.perf_counter()
+    columns, scores = score(job, space, split, halves)
+    facts["seconds_scoring"] += time.perf_counter() - begun
+    versions = {name: space.catalogue.metrics[name].version for name in job.metrics}
+    facts["metric_versions"] = json.dumps(versions)
+    if scores:
+        facts["scores"] = json.dumps(scores)
+    return facts | columns | _data_facts(spec.original, space, split)
+
+
+def _reference(spec: RunSpec, space: Workspace) -> tuple[Halves, Row]:
+    """Baseline and retrain are trained models: their outputs and times lie in the store already."""
+    source = spec.original if spec.method == "baseline" else spec.retrain
+    assert source is not None
+    known = artifacts.load_facts(space.store, "outputs", source.id)
+    seconds = 0.0 if spec.method == "baseline" else float(known["seconds"])
+    facts: Row = {"seconds": seconds, "seconds_scoring": float(known["seconds_scoring"])}
+    return space.outputs(source), facts
+
+
+def _method(job: Job, space: Workspace, split: Split, log: list[str]) -> tuple[Halves, Row]:
+    spec = job.spec
+    assert isinstance(spec, RunSpec)
+    method = space.catalogue.make(spec.method, spec.params)
+    info = type(method).info
+    model = space.private_copy(spec.original)
+    seed = derive_seed(spec.seed, "order", spec.method)
+    view = view_of(space.recipe(spec.original))
+    dataset = spec.task.dataset
+    forget = space.batches(dataset, "train", view, split.forget, seed=seed)
+    retain = space.batches(dataset, "train", view, split.retain, seed=seed + 1)
+    space.warm_up(spec.original, model, forget)
+    given = {"forget": forget, "retain": retain}
+    given = {name: batches for name, batches in given.items() if name in info.needs}
+    ctx = context(spec, space, info.needs, log)
+    torch.manual_seed(derive_seed(spec.seed, "method", "global"))  # dropout
+    model, facts = _timed(method, model, given, ctx, spec, space)
+    _require_finite(model)
+    begun = time.perf_counter()
+    halves = predict_halves(model, spec.original, space, job.careful)
+    facts["seconds_scoring"] = time.perf_counter() - begun
+    facts["samples_seen"] = forget.seen.images + retain.seen.images
+    if space.settings.keep_outputs or artifacts.outputs_bytes(halves) <= space.settings.outputs_limit:
+        artifacts.save_outputs(space.store, spec.id, halves)
+    if space.settings.keep_weights:
+        artifacts.save_model(space.store, spec.id, model, {"spec": to_dict(spec)})
+    return halves, facts
+
+
+def _timed(
+    method: Any,
+    model: nn.Module,
+    given: dict[str, TensorBatches],
+    ctx: Context,
+    spec: RunSpec,
+    space: Workspace,
+) -> tuple[nn.Module, Row]:
+    """The method and nothing else between two readings of the clock."""
+    if space.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(space.device)
+    space.synchronize()
+    begun = time.perf_counter()
+    with autocast(spec.precision, space.device):
+        unlearned = method(model, given.get("forget"), given.get("retain"), ctx)
+    space.synchronize()
+    seconds = time.perf_counter() - begun
+    if not isinstance(unlearned, nn.Module):
+        raise TypeError(
+            f"{spec.method} returned {type(unlearned).__name__}, expected the unlearned nn.Module"
+        )
+    peak = torch.cuda.max_memory_allocated(space.device) if space.device.type == "cuda" else None
+    return unlearned.eval(), {"seconds": seconds, "peak_bytes": peak}
+
+
+def context(spec: RunSpec, space: Workspace, needs: frozenset[str], log: list[str]) -> Context:
+    """What a method may know besides the model and the data that it declared."""
+    original, data = spec.original, space.loaded(spec.task.dataset).data
+    recipe = space.recipe(original)
+    shape = space.input_shape(original)
+    target = spec.task.target
+    label = None
+    if "class_id" in needs and target is not None:
+        split = space.split(spec.task, original, spec.forget_seed)
+        label = int(data.train.labels[int(split.forget[0])])
+    return Context(
+        num_classes=len(data.classes),
+        input_shape=shape,
+        device=space.device,
+        generator=space.generator(spec.seed, "method", spec.method),
+        new_model=lambda: space.new_model(original, derive_seed(spec.seed, "init", spec.method)),
+        train=lambda model, batches: fit(model, batches, recipe, precision=spec.precision),  # type: ignore[arg-type]
+        forget_class=label,
+        pixel_range=pixel_range(view_of(recipe), shape[0], space.device),
+        log=lambda name, value: log.append(f"{name} {value:.6g}"),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- score
+
+
+def predict_halves(model: nn.Module, spec: TrainSpec, space: Workspace, careful: bool) -> Halves:
+    """Outputs on every training and test image: one forward pass each, which serves all scores."""
+    size = max(1, space.settings.eval_batch // (2 if careful else 1))
+    halves = {half: _predict(model, spec, space, half, size) for half in ("train", "test")}
+    if not all(np.isfinite(outputs.logits).all() for outputs in halves.values()):
+        raise Diverged("the model's outputs are not finite")
+    return halves
+
+
+def _predict(model: nn.Module, spec: TrainSpec, space: Workspace, half: str, size: int) -> Outputs:
+    batches = space.batches(spec.dataset, half, view_of(space.recipe(spec)), size=size)
+    logits = predict(model, batches, spec.precision)
+    return Outputs(logits, batches.labels().cpu().numpy())
+
+
+def score(job: Job, space: Workspace, split: Split, halves: Halves) -> tuple[Row, dict[str, float]]:
+    """All scores of a run: those with a column of their own, and the others."""
+    retrained = space.outputs(job.retrain) if job.retrain else None
+    spec = job.spec
+    assert isinstance(spec, RunSpec)
+    profile = spec.task.profile
+    found = compute(space, job.metrics, cut(profile, split, halves, retrained))
+    if len(split.retain_val):
+        tuning = [name for name in job.metrics if name in ON_TUNING_HALF]
+        on_val = compute(space, tuning, cut(profile, split, halves, tuning=True))
+        found |= {f"val_{name}": value for name, value in on_val.items() if name in ON_TUNING_HALF}
+    columns = {name: _nullable(value) for name, value in found.items() if name in NAMES}
+    return columns, {name: value for name, value in found.items() if name not in NAMES}
+
+
+def compute(space: Workspace, metrics: Any, scored: Scored) -> dict[str, float]:
+    """One number for each column of each metric."""
+    found: dict[str, float] = {}
+    for name in metrics:
+        value = space.catalogue.metrics[name].score(scored)
+        found |= {name: float(value)} if isinstance(value, (int, float)) else dict(value)
+    return found
+
+
+def cut(
+    profile: str, split: Split, halves: Halves, retrained: Halves | None = None, tuning: bool = False
+) -> Scored:
+    """A model's outputs along a split, on the reporting or the tuning part of the test set."""
+    train, test = halves["train"], halves["test"]
+    return Scored(
+        profile=profile,
+        forget=train.take(split.forget),
+        retain=train.take(split.retain),
+        forget_test=test.take(split.forget_val if tuning else split.forget_test),
+        retain_test=test.take(split.retain_val if tuning else split.retain_test),
+        retrained=cut(profile, split, retrained, tuning=tuning) if retrained else None,
+    )
+
+
+def _nullable(value: float) -> float | None:
+    return None if value != value else value
+
+
+def _data_facts(spec: TrainSpec, space: Workspace, split: Split | None) -> Row:
+    loaded = space.loaded(spec.dataset)
+    return {
+        "split_digest": split.digest() if split else None,
+        "data_digest": loaded.digest,
+        "data_official": loaded.data.official,
+        "data_note": loaded.data.note or None,
+    }
+
+
+def _require_finite(model: nn.Module) -> None:
+    tensors = [t.detach() for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
+    if not all(bool(torch.isfinite(t.sum())) and bool(torch.isfinite(t).all()) for t in tensors):
+        raise Diverged("the model's parameters are not finite")

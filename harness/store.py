@@ -1,0 +1,265 @@
+"""The store: a folder, or any URL that fsspec reads, with rows, checkpoints, outputs and logs.
+
+    STORE/efface.json               says that this is a store, and of which format
+    STORE/rows/*.parquet            one row a run, in segments of at most 1,000 rows
+    STORE/models/<id>.safetensors   weights, with <id>.json beside them
+    STORE/outputs/<id>.parquet      logits of every training and test image, float32
+    STORE/logs/<id>.txt             what a run logged, and its traceback
+
+Every file is written under a name that starts with a dot and then renamed, so that readers never see half of one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness import rows as schema
+from harness.errors import Misuse
+from harness.rows import FINISHED, Row
+
+FORMAT = 1
+MARKER = "efface.json"
+SEGMENT_ROWS = 1000
+FLUSH_SECONDS = 1.0
+
+
+class StoreError(Misuse):
+    """The store cannot be read or written. The message says what was found and what to type."""
+
+
+class Store:
+    """Reads and writes the files of one store; any number of processes may hold one."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/") or "/"
+        self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        self.local = Path(self.root) if "file" in _protocols(self.fs) else None
+        self._listing: dict[str, frozenset[str]] = {}
+
+    # ------------------------------------------------------------------------------------------- opening
+
+    @classmethod
+    def open(cls, url: str) -> Store:
+        """An existing store."""
+        store = cls(url)
+        if not store._exists(MARKER):
+            raise StoreError(
+                f"{url} is no efface store: expected {MARKER} in it; "
+                "give the folder of an earlier sweep with --store, or make one with `efface sweep demo`"
+            )
+        store._check_marker()
+        return store
+
+    @classmethod
+    def create(cls, url: str) -> Store:
+        """An existing store, or a new one in an empty or missing folder."""
+        store = cls(url)
+        if store._exists(MARKER):
+            store._check_marker()
+            return store
+        if store.local is not None and store.local.exists() and not store.local.is_dir():
+            raise StoreError(f"--store {url} is a file, expected a folder; give another name")
+        if (
+            store.local is not None
+            and store.local.is_dir()
+            and any(not entry.name.startswith(".") for entry in store.local.iterdir())
+        ):
+            raise StoreError(
+                f"--store {url} is a folder with other things in it and no {MARKER}; "
+                "give a new or empty folder, so that nothing of yours is mixed with results"
+            )
+        store.write(MARKER, json.dumps({"format": FORMAT, "rows_schema": schema.SCHEMA_VERSION}).encode())
+        return store
+
+    def is_missing(self) -> bool:
+        """Nothing is there yet: a new or empty folder."""
+        return not self._exists(MARKER) and not self.names("")
+
+    def _check_marker(self) -> None:
+        try:
+            found = json.loads(self.read(MARKER))
+            form, rows = int(found["format"]), int(found["rows_schema"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f'{self.url}/{MARKER} is damaged ({error}); expected {{"format": 1, …}}'
+            ) from None
+        if form > FORMAT or rows > schema.SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.url} was written by a newer efface (format {form}, rows schema {rows}; this one knows "
+                f"{FORMAT} and {schema.SCHEMA_VERSION}); update efface, or use another --store"
+            )
+
+    # --------------------------------------------------------------------------------------- single files
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def _exists(self, name: str) -> bool:
+        return bool(self.fs.exists(self.path(name)))
+
+    def read(self, name: str) -> bytes:
+        return bytes(self.fs.cat_file(self.path(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole file, so that a reader sees either the old or the new one."""
+        if self.local is None:
+            self.fs.pipe_file(self.path(name), data)
+            return
+        target = self.local / name
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StoreError(
+                f"cannot write {target}: {error.strerror}; make room or give a writable folder with --store"
+            ) from error
+
+    def names(self, folder: str) -> list[str]:
+        """File names in one folder of the store, those being written left out."""
+        if not self.fs.isdir(self.path(folder)):
+            return []
+        found = (str(entry).rsplit("/", 1)[-1] for entry in self.fs.ls(self.path(folder), detail=False))
+        return sorted(name for name in found if not name.startswith((".", "_")))
+
+    def _listed(self, folder: str) -> frozenset[str]:
+        """A listing kept for the life of this object: a plan asks for thousands of ids at once."""
+        if folder not in self._listing:
+            self._listing[folder] = frozenset(self.names(folder))
+        return self._listing[folder]
+
+    def has_model(self, spec_id: str) -> bool:
+        return f"{spec_id}.safetensors" in self._listed("models")
+
+    def has_outputs(self, spec_id: str) -> bool:
+        return f"{spec_id}.parquet" in self._listed("outputs")
+
+    # ----------------------------------------------------------------------------------------------- rows
+
+    def segments(self) -> list[str]:
+        return [name for name in self.names("rows") if name.endswith(".parquet")]
+
+    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows; columns that an older version did not write are null."""
+        parts = [self.segment(name, columns) for name in self.segments()]
+        wanted = pa.schema([f for f in schema.SCHEMA if columns is None or f.name in columns])
+        return pa.concat_tables(parts) if parts else wanted.empty_table()
+
+    def segment(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One file of rows, brought to today's schema."""
+        try:
+            file = pq.ParquetFile(io.BytesIO(self.read(f"rows/{name}")))
+            found = file.read(columns=None if columns is None else list(columns))
+        except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+            raise StoreError(
+                f"{self.url}/rows/{name} is no readable Parquet file ({str(error).splitlines()[0]}); efface never "
+                f"leaves half a file, so something else did. Move it out of rows/: what it held is run again"
+            ) from None
+        wanted = [f for f in schema.SCHEMA if columns is None or f.name in columns]
+        arrays = [
+            found[f.name].cast(f.type) if f.name in found.schema.names else pa.nulls(len(found), f.type)
+            for f in wanted
+        ]
+        return pa.table(arrays, schema=pa.schema(wanted))
+
+    def finished(self) -> dict[str, str]:
+        """Status by id of all runs that need not be run again."""
+        table = self.rows(["run_id", "status"])
+        ids, states = table["run_id"].to_pylist(), table["status"].to_pylist()
+        return {i: s for i, s in zip(ids, states, strict=True) if s in FINISHED or s == "skipped"}
+
+    def measured_seconds(self) -> list[Mapping[str, Any]]:
+        """What the cost of a plan is estimated from."""
+        columns = ["kind", "dataset", "model", "method", "seconds_total", "status"]
+        return [
+            row
+            for row in self.rows(columns).to_pylist()
+            if row["status"] == "ok" and row["seconds_total"] is not None
+        ]
+
+    def digests(self) -> dict[str, str]:
+        """The digest of each data set that rows were computed from."""
+        table = self.rows(["dataset", "data_digest", "status"])
+        found = zip(
+            table["dataset"].to_pylist(),
+            table["data_digest"].to_pylist(),
+            table["status"].to_pylist(),
+            strict=True,
+        )
+        return {dataset: digest for dataset, digest, status in found if digest and status in FINISHED}
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+class RowWriter:
+    """The one writer of a sweep: a growing segment that is rewritten and renamed at most once a second.
+
+    A row counts as done only after the rename. A killed driver therefore loses no more than the last second, and
+    there is nothing to compact: the next sweep goes on in the last segment until it has 1,000 rows.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.safe = 0  # rows of this writer that are in a file
+        self._pending = 0
+        self._last = 0.0
+        self._finished = store.finished()
+        self._name, self._rows = self._continue()
+
+    def _continue(self) -> tuple[str, list[pa.Table]]:
+        names = self.store.segments()
+        if names:
+            last = self.store.segment(names[-1])
+            if len(last) < SEGMENT_ROWS:
+                return names[-1], [last]
+        return self._new_name(), []
+
+    @staticmethod
+    def _new_name() -> str:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        return f"{stamp}-{time.time_ns() % 10**9:09d}-{uuid.uuid4().hex[:6]}.parquet"
+
+    def add(self, row: Row) -> bool:
+        """Take a row; False where the store already has a finished one of that id."""
+        if self._finished.get(row["run_id"]):
+            return False
+        if row["status"] in FINISHED or row["status"] == "skipped":
+            self._finished[row["run_id"]] = row["status"]
+        self._rows.append(schema.table([row]))
+        self._pending += 1
+        if sum(map(len, self._rows)) >= SEGMENT_ROWS:
+            self.flush()
+            self._name, self._rows = self._new_name(), []
+        return True
+
+    def flush_if_due(self) -> None:
+        """Flush when a second has passed since the last time."""
+        if self._pending and time.monotonic() - self._last >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make every row so far safe."""
+        if self._pending:
+            whole = pa.concat_tables(self._rows)
+            buffer = io.BytesIO()
+            pq.write_table(whole, buffer, compression="zstd")
+            self.store.write(f"rows/{self._name}", buffer.getvalue())
+            self._rows = [whole]
+        self._last = time.monotonic()
+        self.safe += self._pending
+        self._pending = 0

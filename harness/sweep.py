@@ -1,0 +1,203 @@
+"""One sweep: lock the store, check the data, run what the plan says, stream rows into Parquet."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import Misuse
+from harness.plan import Job, Plan
+from harness.provenance import driver_facts
+from harness.registry import Catalogue
+from harness.rows import FINISHED, Row
+from harness.schedule import Executor, run
+from harness.spec import RunSpec, TrainSpec
+from harness.store import RowWriter, Store
+from harness.suite import Skip, draws
+
+REFERENCE_NEEDS = {"baseline": "", "retrain": "retain"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how a sweep runs."""
+
+    on: str = "auto"  # inline | local | auto | an address
+    workers: int | None = None
+    per_gpu: int = 1
+    time_limit: float | None = None
+
+
+@dataclass
+class Outcome:
+    """What became of a sweep."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, status)
+    failures: list[tuple[Job, Row]] = field(default_factory=list)
+    seconds: float = 0.0
+    reported: int = 0  # rows that are safe in a file, and told of
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.failures else 0
+
+
+class Listener:
+    """What a sweep tells while it runs; the command line draws it, tests ignore it."""
+
+    def start(self, plan: Plan, workers: int) -> None: ...
+    def row(self, job: Job, row: Row) -> None: ...
+    def tick(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def sweep(
+    plan: Plan,
+    store: Store,
+    catalogue: Catalogue,
+    make_executor: Callable[[], Executor],
+    listener: Listener,
+) -> Outcome:
+    """Run a plan on a store that the caller has locked. Rows already written are safe whatever happens here."""
+    outcome = Outcome()
+    began = time.monotonic()
+    writer = RowWriter(store)
+    facts = driver_facts()
+    executor: Executor | None = None
+    held: deque[tuple[Job, Row]] = deque()  # finished, but not yet safe in a file: not reported
+
+    def report() -> None:
+        while held and writer.safe > outcome.reported:
+            listener.row(*held.popleft())
+            outcome.reported += 1
+
+    def on_row(job: Job, result: Row) -> None:
+        row = {**identity(job, catalogue), **facts, **result}
+        outcome.counts[job.kind, row["status"]] += 1
+        if row["status"] not in FINISHED:
+            outcome.failures.append((job, row))
+        if not writer.add(row):
+            listener.row(job, row)  # made again because a file was gone; its row is there already
+            return
+        held.append((job, row))
+
+    def on_tick() -> None:
+        writer.flush_if_due()
+        report()
+        listener.tick()
+
+    try:
+        for skip in plan.skips:
+            writer.add({**skip_row(skip, plan, catalogue), **facts})
+        writer.flush()
+        writer.safe = 0  # from here on it counts rows of jobs
+        if plan.jobs:
+            executor = make_executor()
+            listener.start(plan, executor.slots)
+            run(plan.jobs, executor, on_row, on_tick)
+    finally:
+        writer.flush()
+        report()
+        listener.stop()
+        if executor is not None:
+            executor.close()
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def identity(job: Job, catalogue: Catalogue) -> Row:
+    """What a row says of its spec, whatever came of it."""
+    spec = job.spec
+    row: Row = {
+        "run_id": job.id,
+        "suite": job.suite,
+        "parents": ",".join(parent.id for parent in job.parents),
+        "attempts": job.attempt,
+        "precision": spec.precision,
+    }
+    if isinstance(spec, TrainSpec):
+        task = spec.without
+        row |= {"kind": "train", "dataset": spec.dataset, "model": spec.model, "recipe": spec.recipe}
+        row |= {"train_seed": spec.train_seed, "split_seed": spec.split_seed}
+        if task:
+            row |= {
+                "scenario": task.scenario,
+                "target": task.target,
+                "count": task.count,
+                "profile": task.profile,
+            }
+        return row
+    assert isinstance(spec, RunSpec)
+    row |= {"kind": "run", "recipe": spec.original.recipe, "train_seed": spec.original.train_seed}
+    row |= {"seed": spec.seed, "split_seed": spec.forget_seed, "method_version": spec.method_version}
+    row |= {"params": json.dumps(dict(spec.params)), "params_origin": job.origin}
+    return row | _task_facts(spec.task, spec.method, catalogue)
+
+
+def _task_facts(task: Any, method: str, catalogue: Catalogue) -> Row:
+    needs = REFERENCE_NEEDS.get(method)
+    if needs is None:
+        info = catalogue.methods[method].info
+        needs, zero_shot = "+".join(sorted(info.needs)), info.zero_shot
+    else:
+        zero_shot = None
+    facts = {
+        name: getattr(task, name) for name in ("dataset", "model", "scenario", "target", "count", "profile")
+    }
+    alike = not draws(catalogue, method, task)
+    return {**facts, "method": method, "needs": needs, "zero_shot": zero_shot, "deterministic": alike}
+
+
+def skip_row(skip: Skip, plan: Plan, catalogue: Catalogue) -> Row:
+    """A pair that a method does not define, as a row with its reason."""
+    row: Row = {
+        "run_id": skip.id,
+        "kind": "skip",
+        "status": "skipped",
+        "suite": plan.suite.name,
+        "error_type": "skipped",
+        "error_message": skip.reason,
+    }
+    return row | _task_facts(skip.task, skip.method, catalogue)
+
+
+def check_data(plan: Plan, store: Store, read: Callable[[str], Any]) -> None:
+    """Refuse to mix: every data set of the plan must be there, and be the one that the store's rows came from."""
+    known = store.digests()
+    datasets = sorted({wanted.spec.task.dataset for wanted in plan.wanted})
+    for dataset in datasets:
+        data = read(dataset)
+        digest = data.digest()
+        if dataset in known and known[dataset] != digest:
+            raise Misuse(
+                f"data set {dataset} is not the one that {store.url} has results for (digest {digest}, its rows have "
+                f"{known[dataset]}); give the same --data-dir and --limit as before, or another --store"
+            )
+        for wanted in plan.wanted:
+            _check_target(wanted.spec, data, dataset)
+
+
+def _check_target(spec: RunSpec, data: Any, dataset: str) -> None:
+    target = spec.task.target
+    if spec.task.dataset == dataset and target is not None and target not in {*data.classes, *data.groups}:
+        raise Misuse(f"data set {dataset} has no target {target!r}; it has {', '.join(data.groups[:20])}")
+
+
+def worker_count(asked: int | None, limit: int | None = None) -> int:
+    """As many workers as cores, unless asked otherwise."""
+    if asked is not None and asked < 1:
+        raise Misuse(f"--workers {asked}: expected at least 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return asked or min(cores, limit or cores)
+
+
+def invocation() -> str:
+    """The command that was typed, for messages that say how to go on."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

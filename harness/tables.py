@@ -1,0 +1,309 @@
+"""From rows to mean ± std tables: every number with its n, every hole with its reason."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from harness.spec import REFERENCES
+
+PLACE = ("dataset", "model", "scenario")
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers: where they come from and how they are written."""
+
+    key: str
+    title: str
+    scale: float = 1.0
+    decimals: int = 1
+    statistic: str = "mean"  # or "median"
+
+
+# D_r, D_f: what stays and what is forgotten; gap: mean distance to retrain in points
+COLUMNS = (
+    Column("retain_acc", "D_r acc %", 100),
+    Column("forget_acc", "D_f acc %", 100),
+    Column("test_acc", "test acc %", 100),
+    Column("mia", "MIA %", 100),
+    Column("gap", "gap to retrain"),
+    Column("seconds", "seconds", decimals=3, statistic="median"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number: mean and sample standard deviation (ddof 1), or a median, over n runs."""
+
+    value: float | None
+    std: float | None
+    n: int
+
+    def text(self, column: Column) -> str:
+        if self.value is None:
+            return DASH
+        shown = f"{self.value:.{column.decimals}f}"
+        return shown if self.std is None else f"{shown} ± {self.std:.{column.decimals}f}"
+
+
+@dataclass
+class Line:
+    """One method of a table."""
+
+    label: str
+    data: str  # what it was given
+    origin: str  # of its hyper-parameters
+    n: int
+    cells: list[Cell]
+    marks: list[int] = field(default_factory=list)  # footnotes
+
+
+@dataclass
+class Table:
+    """One table: a data set, a model and a scenario, a line for each method."""
+
+    title: str
+    columns: Sequence[Column]
+    lines: list[Line] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> int:
+        """The number of a footnote; equal texts share one."""
+        if text not in self.notes:
+            self.notes.append(text)
+        return self.notes.index(text) + 1
+
+
+def make_tables(
+    frame: pd.DataFrame,
+    wanted: pd.DataFrame,
+    skips: Sequence[dict[str, Any]] = (),
+    *,
+    by_target: bool = False,
+    columns: Sequence[Column] = COLUMNS,
+) -> list[Table]:
+    """A table for each (data set, model, scenario) of `wanted`, in its order.
+
+    `wanted` has one row for each run that the suite asks for (run_id, dataset, model, scenario, target, method,
+    params); `frame` what the store holds of them, with gaps. Means go over targets and seeds unless `by_target`.
+    """
+    keys = [*PLACE, "target"] if by_target else list(PLACE)
+    held = frame.set_index("run_id", drop=False)
+    tables = []
+    for place, group in wanted.groupby(keys, sort=False, dropna=False):
+        facts = dict(zip(keys, place if isinstance(place, tuple) else (place,), strict=True))
+        table = Table(_title(facts, group), columns)
+        for (method, _), runs in group.groupby(["method", "params"], sort=False):
+            found = held[held.index.isin(runs["run_id"])]
+            table.lines.append(_line(table, str(method), _label(str(method), runs, group), runs, found))
+        for skip in skips:
+            if all(_same(skip.get(key), facts[key]) for key in keys):
+                _skipped(table, skip)
+        _common_notes(table, held[held.index.isin(group["run_id"])])
+        tables.append(table)
+    return tables
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a == b or (pd.isna(a) and pd.isna(b)))
+
+
+def _title(facts: dict[str, Any], group: pd.DataFrame) -> str:
+    targets = [str(t) for t in dict.fromkeys(group["target"].dropna())]
+    counts = [str(int(c)) for c in dict.fromkeys(group["count"].dropna())]
+    what = f"{facts['dataset']} · {facts['model']} · {facts['scenario']}"
+    if targets:
+        what += f" · forget {', '.join(targets)}"
+    if counts:
+        what += f" · {', '.join(counts)} images"
+    return what
+
+
+def _label(method: str, runs: pd.DataFrame, group: pd.DataFrame) -> str:
+    """The method's name, and where a suite runs it with several settings what is particular to this one."""
+    mine = json.loads(runs["params"].iloc[0] or "{}")
+    others = [json.loads(text or "{}") for text in group.loc[group["method"] == method, "params"].unique()]
+    differing = [name for name in mine if len({json.dumps(other.get(name)) for other in others}) > 1]
+    return " ".join([method, *(f"{name}={mine[name]}" for name in differing)])
+
+
+def _line(table: Table, method: str, label: str, runs: pd.DataFrame, found: pd.DataFrame) -> Line:
+    ok = found[found["status"] == "ok"]
+    line = Line(
+        label=label,
+        data=_data(method, found),
+        origin=DASH
+        if method in REFERENCES or ok.empty
+        else "/".join(sorted(set(ok["params_origin"].dropna()))),
+        n=len(ok),
+        cells=[_cell(ok, column) for column in table.columns],
+    )
+    states = Counter(found["status"])
+    for status in ("failed", "blocked", "diverged"):
+        if states[status]:
+            why = found.loc[found["status"] == status, "error_message"].iloc[0]
+            line.marks.append(table.note(f"{label}: {states[status]} of {len(runs)} {status}: {why}"))
+    if len(found) < len(runs):
+        line.marks.append(table.note(f"{label}: {len(runs) - len(found)} of {len(runs)} not run yet"))
+    return line
+
+
+def _data(method: str, found: pd.DataFrame) -> str:
+    if method == "baseline" or found.empty:
+        return DASH
+    needs = str(found["needs"].iloc[0]) or DASH
+    zero_shot = found["zero_shot"].iloc[0]
+    return f"{needs} (zero-shot)" if zero_shot is True or zero_shot == 1 else needs
+
+
+def _cell(ok: pd.DataFrame, column: Column) -> Cell:
+    """Only rows that had their device to themselves enter a column of times."""
+    if column.key not in ok:
+        return Cell(None, None, 0)
+    rows = ok[ok["exclusive"].fillna(False).astype(bool)] if column.key.startswith("seconds") else ok
+    values = rows[column.key].dropna().astype(float) * column.scale
+    if values.empty:
+        return Cell(None, None, 0)
+    if column.statistic == "median":
+        return Cell(float(values.median()), None, len(values))
+    return Cell(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None, len(values))
+
+
+def _skipped(table: Table, skip: dict[str, Any]) -> None:
+    """A pair that the method does not define: a line of dashes with its reason below."""
+    label = str(skip["method"])
+    empty = [Cell(None, None, 0) for _ in table.columns]
+    if all(line.label != label for line in table.lines):
+        table.lines.append(Line(label, DASH, DASH, 0, empty, [table.note(str(skip["error_message"]))]))
+
+
+def _common_notes(table: Table, held: pd.DataFrame) -> None:
+    ok = held[held["status"] == "ok"]
+    alike = ok[ok["deterministic"].fillna(False).astype(bool)]
+    for line in table.lines:
+        if line.label.split(" ")[0] in set(alike["method"]):
+            line.marks.append(
+                table.note("deterministic: one run stands for all seeds; its gap is to their mean retrain")
+            )
+        if (
+            any(cell.n == 0 for cell, c in zip(line.cells, table.columns, strict=True) if c.key == "seconds")
+            and line.n
+        ):
+            line.marks.append(
+                table.note("no time: the runs shared their device; efface sweep --per-gpu 1 times them")
+            )
+    if not ok.empty and not ok["data_official"].fillna(True).astype(bool).all():
+        notes = ", ".join(dict.fromkeys(ok["data_note"].dropna())) or "not the official files"
+        table.notes.append(f"not the official data set: {notes}")
+
+
+# ----------------------------------------------------------------------------------------------------- rendering
+
+HEAD = ("method", "data", "params")
+
+
+def render(tables: Sequence[Table], style: str) -> str:
+    """Tables as console, markdown, latex or csv text."""
+    if style == "csv":
+        return _csv(tables)
+    draw = {"console": _console, "markdown": _markdown, "latex": _latex}[style]
+    return "\n".join(draw(table) for table in tables)
+
+
+def _grid(table: Table) -> list[list[str]]:
+    """Header and lines as text: method, data, params, then the numbers, then n."""
+    rows = [[*HEAD, *(column.title for column in table.columns), "n"]]
+    for line in table.lines:
+        marks = "".join(f" [{number}]" for number in sorted(set(line.marks)))
+        numbers = [cell.text(column) for cell, column in zip(line.cells, table.columns, strict=True)]
+        rows.append([line.label + marks, line.data, line.origin, *numbers, str(line.n)])
+    return rows
+
+
+def _console(table: Table) -> str:
+    grid = _grid(table)
+    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
+    texts = len(HEAD)
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+
+    def put(row: list[str]) -> str:
+        cells = [
+            c.ljust(w) if i < texts else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    body = [table.title, rule, put(grid[0]), rule, *map(put, grid[1:]), rule]
+    return "\n".join([*body, *_notes(table), ""])
+
+
+def _notes(table: Table) -> list[str]:
+    return [f"[{number}] {text}" for number, text in enumerate(table.notes, 1)]
+
+
+def _markdown(table: Table) -> str:
+    grid = [[cell.replace("|", "\\|") for cell in row] for row in _grid(table)]
+    align = ["---"] * len(HEAD) + ["---:"] * (len(grid[0]) - len(HEAD))
+    lines = ["| " + " | ".join(row) + " |" for row in [grid[0], align, *grid[1:]]]
+    notes = "".join(f"\n{note}  " for note in _notes(table))
+    return f"**{table.title}**\n\n" + "\n".join(lines) + (f"\n{notes}" if notes else "") + "\n"
+
+
+def _latex(table: Table) -> str:
+    grid = [[_tex(cell) for cell in row] for row in _grid(table)]
+    spec = "l" * len(HEAD) + "r" * (len(grid[0]) - len(HEAD))
+    lines = [" & ".join(row) + r" \\" for row in grid]
+    notes = r" \\ ".join(_tex(note) for note in _notes(table))
+    parts = [
+        r"\begin{table}",
+        rf"\caption{{{_tex(table.title)}}}",
+        rf"\begin{{tabular}}{{{spec}}}",
+        r"\toprule",
+        lines[0],
+        r"\midrule",
+        *lines[1:],
+        r"\bottomrule",
+        r"\end{tabular}",
+        *([rf"\\ {{\footnotesize {notes}}}"] if notes else []),
+        r"\end{table}",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+TEX = {"\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$"}
+TEX |= {
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "–": "--",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\^{}",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(TEX.get(letter, letter) for letter in text)
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    """One line a number, unrounded: title, method, data, params, metric, statistic, value, std, n."""
+    buffer = io.StringIO()
+    out = csv.writer(buffer, lineterminator="\n")
+    out.writerow(["table", "method", "data", "params", "metric", "statistic", "value", "std", "n"])
+    for table in tables:
+        for line in table.lines:
+            for cell, column in zip(line.cells, table.columns, strict=True):
+                value = "" if cell.value is None else repr(cell.value)
+                std = "" if cell.std is None else repr(cell.std)
+                head = [table.title, line.label, line.data, line.origin]
+                out.writerow([*head, column.key, column.statistic, value, std, cell.n])
+    return buffer.getvalue()

@@ -1,0 +1,269 @@
+"""What a worker keeps between runs: data sets and originals on its device, outputs and splits in memory, all bounded."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from harness import artifacts
+from harness.errors import Misuse
+from harness.registry import Catalogue
+from harness.spec import Task, TrainSpec, derive_seed, halves_seed, split_seed
+from harness.store import Store
+from tasks.api import Data, Outputs, Split
+from tasks.loaders import TensorBatches, View, batches_of
+from tasks.metrics.entropy import entropy
+from tasks.recipes import Recipe, recipe_by_id
+from tasks.scenarios import Request
+
+T = TypeVar("T")
+MODELS_BYTES = 4 << 30
+OUTPUTS_BYTES = 1 << 30
+SPLITS = 512
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a worker works; plain data, so that it can be sent anywhere."""
+
+    store: str
+    data_dir: str | None = None
+    plugins: tuple[str, ...] = ()
+    threads: int = 1
+    device: str = "auto"  # auto | cpu | cuda
+    eval_batch: int = 512
+    exclusive: bool = True  # one run at a time on this device
+    keep_weights: bool = False
+    keep_outputs: bool = False  # of runs, above `outputs_limit` too
+    outputs_limit: int = 50 << 20  # bytes a run
+    limit: int | None = None  # images per half, for trying things out
+
+
+class Cache(Generic[T]):
+    """The most recently used values, as many as fit in `limit` units of `size`."""
+
+    def __init__(self, limit: int, size: Callable[[T], int] = lambda _: 1) -> None:
+        self.limit, self.size = limit, size
+        self._held: OrderedDict[Hashable, T] = OrderedDict()
+        self._used = 0
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        value = make()
+        self._held[key] = value
+        self._used += self.size(value)
+        while self._used > self.limit and len(self._held) > 1:
+            _, dropped = self._held.popitem(last=False)
+            self._used -= self.size(dropped)
+        return value
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._held
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A data set on a device, with its digest."""
+
+    data: Data
+    digest: str
+
+
+def read_data(
+    catalogue: Catalogue, dataset: str, data_dir: str | Path | None, limit: int | None = None
+) -> Data:
+    """A data set from its folder. `imagefolder:pets` lies in the folder `pets` of the data folder."""
+    info = catalogue.dataset(dataset)
+    _, _, part = dataset.partition(":")
+    folder = Path(data_dir).expanduser() if data_dir is not None else None
+    if part:
+        if folder is None:
+            raise Misuse(
+                f"data set {dataset}: no data folder given; type --data-dir FOLDER that holds {part}/"
+            )
+        folder = folder / part
+    data: Data = info.load(folder)
+    return data.limit(limit) if limit else data
+
+
+def model_bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+
+
+class Workspace:
+    """One worker's device, store, and everything it has loaded so far."""
+
+    def __init__(self, settings: Settings, catalogue: Catalogue, store: Store | None = None) -> None:
+        self.settings, self.catalogue = settings, catalogue
+        self.store = store or Store(settings.store)
+        self.device = pick_device(settings.device)
+        torch.set_num_threads(settings.threads)
+        self._data: dict[str, Loaded] = {}
+        self._originals: Cache[nn.Module] = Cache(MODELS_BYTES, model_bytes)
+        self._outputs: Cache[dict[str, Outputs]] = Cache(OUTPUTS_BYTES, artifacts.outputs_bytes)
+        self._splits: Cache[Split] = Cache(SPLITS)
+        self._warm: set[tuple[str, str]] = set()
+
+    # ------------------------------------------------------------------------------------------------- data
+
+    def loaded(self, dataset: str) -> Loaded:
+        if dataset not in self._data:
+            data = read_data(self.catalogue, dataset, self.settings.data_dir, self.settings.limit)
+            digest = data.digest()
+            on_device = Data(
+                train=data.train.to(self.device),
+                test=data.test.to(self.device),
+                classes=data.classes,
+                groups=data.groups,
+                official=data.official,
+                note=data.note,
+                limited=data.limited,
+            )
+            self._data[dataset] = Loaded(on_device, digest)
+        return self._data[dataset]
+
+    def batches(
+        self, dataset: str, half: str, view: View, positions: Any = None, size: int = 128, seed: int = 0
+    ) -> TensorBatches:
+        """Batches over the `train` or `test` half, or over the given positions of it."""
+        images = getattr(self.loaded(dataset).data, half)
+        return batches_of(images.images, images.labels, view, positions=positions, batch_size=size, seed=seed)
+
+    def split(self, task: Task, original: TrainSpec | None, forget_seed: int) -> Split:
+        """Which images are forgotten: the same for every method, parameter and (but for worst_case) model."""
+        scenario = self.catalogue.scenarios[task.scenario]
+        key = (
+            task,
+            forget_seed if scenario.depends_on_seed else 0,
+            original if scenario.uses_original else None,
+        )
+        return self._splits.get(key, lambda: self._cut(task, original, forget_seed))
+
+    def _cut(self, task: Task, original: TrainSpec | None, forget_seed: int) -> Split:
+        data = self.loaded(task.dataset).data
+        scenario = self.catalogue.scenarios[task.scenario]
+        entropies = None
+        if scenario.uses_original:
+            if original is None:
+                raise ValueError(f"{task.label}: the split depends on the original model, but none was given")
+            entropies = entropy(self.outputs(original)["train"].logits)
+        request = Request(
+            train_labels=data.train.labels.cpu().numpy(),
+            train_groups=data.train.groups.cpu().numpy(),
+            test_labels=data.test.labels.cpu().numpy(),
+            test_groups=data.test.groups.cpu().numpy(),
+            target=target_index(task, data, scenario.target),
+            count=task.count,
+            profile=task.profile,
+            seed=split_seed(task, forget_seed),
+            halves_seed=halves_seed(task.dataset),
+            entropies=entropies,
+        )
+        cut: Split = scenario.cut(request)
+        return cut
+
+    # ------------------------------------------------------------------------------------------------ models
+
+    def recipe(self, spec: TrainSpec) -> Recipe:
+        return recipe_by_id(spec.recipe)
+
+    def input_shape(self, spec: TrainSpec) -> tuple[int, int, int]:
+        """(C, H, W) as the model receives it, after any resize."""
+        channels, height, width = self.loaded(spec.dataset).data.shape
+        side = self.recipe(spec).size
+        return (channels, side, side) if side else (channels, height, width)
+
+    def new_model(self, spec: TrainSpec, seed: int) -> nn.Module:
+        """Fresh weights drawn from `seed` alone; the global generators are left as they were."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._build(spec).to(self.device)
+
+    def _build(self, spec: TrainSpec) -> nn.Module:
+        classes = len(self.loaded(spec.dataset).data.classes)
+        model: nn.Module = self.catalogue.models[spec.model].build(classes, self.input_shape(spec))
+        return model
+
+    def original(self, spec: TrainSpec) -> nn.Module:
+        """A trained model from the store, in eval mode. Shared: copy it before changing it."""
+        return self._originals.get(spec.id, lambda: self._load(spec))
+
+    def private_copy(self, spec: TrainSpec) -> nn.Module:
+        return copy.deepcopy(self.original(spec)).eval()
+
+    def _load(self, spec: TrainSpec) -> nn.Module:
+        weights = artifacts.load_weights(self.store, spec.id)
+        with torch.device("meta"):
+            model = self._build(spec)  # no time spent on weights that are about to be replaced
+        artifacts.fill(model, weights, f"checkpoint {spec.id} ({spec.label})")
+        if any(t.is_meta for t in model.buffers()):  # a buffer that no checkpoint holds
+            model = artifacts.fill(self.new_model(spec, 0), weights, f"checkpoint {spec.id}")
+        return model.to(self.device).eval()
+
+    def outputs(self, spec: TrainSpec) -> dict[str, Outputs]:
+        """Stored outputs of a trained model on both halves."""
+        return self._outputs.get(spec.id, lambda: artifacts.load_outputs(self.store, spec.id))
+
+    def remember(self, spec: TrainSpec, model: nn.Module, halves: dict[str, Outputs]) -> None:
+        """Keep what was just made, so that this worker need not read it back."""
+        if spec.without is None:
+            self._originals.get(spec.id, lambda: model)
+        self._outputs.get(spec.id, lambda: halves)
+
+    def warm_up(self, spec: TrainSpec, model: nn.Module, batches: TensorBatches) -> None:
+        """One throw-away training step of each optimiser, so that no method pays for lazy initialisation."""
+        if (spec.dataset, spec.model) in self._warm:
+            return
+        trial = copy.deepcopy(model).train()
+        positions = torch.arange(min(8, batches.num_examples))
+        x, y = next(iter(batches.subset(positions)))
+        for kind in (torch.optim.SGD, torch.optim.Adam):
+            optimizer = kind(trial.parameters(), lr=1e-4)
+            F.cross_entropy(trial(x), y).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+        self.synchronize()
+        self._warm.add((spec.dataset, spec.model))
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def generator(self, seed: int, stream: Any, *parts: Any) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derive_seed(seed, stream, *parts))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where torch finds it, whatever a scheduler promised."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Misuse(
+            "--device cuda: torch finds no CUDA device here; type --device cpu, or see `efface doctor`"
+        )
+    return torch.device(name)
+
+
+def target_index(task: Task, data: Data, kind: str) -> int | None:
+    """The id of a task's target among the classes or the groups of its data."""
+    if task.target is None:
+        return None
+    names = data.classes if kind == "class" else data.groups
+    if task.target not in names:
+        raise Misuse(f"{task.dataset} has no {kind} {task.target!r}; it has {', '.join(names)}")
+    index = names.index(task.target)
+    labels = data.train.labels if kind == "class" else data.train.groups
+    if not bool(np.any(labels.cpu().numpy() == index)):
+        raise Misuse(f"{task.dataset}: {kind} {task.target!r} has no training image in these data")
+    return index

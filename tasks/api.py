@@ -1,0 +1,274 @@
+"""The contracts of a task: image sets, splits, outputs, and how data sets, models, scenarios and metrics register.
+
+Every registered thing is a frozen record in one of four tables, so that listing, checking and extending them is
+the same for all: `@dataset`, `@model`, `@scenario`, `@metric`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Indices = NDArray[np.int64]
+
+
+class DataError(ValueError):
+    """A data folder is missing, truncated or foreign. The message says what was found, expected, and what to type."""
+
+
+# ---------------------------------------------------------------------------------------------- what data look like
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Images with what the model predicts and what a scenario selects by."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64, what the model predicts
+    groups: Tensor  # (N,) int64, what a scenario selects by (fine labels under cifar20)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> ImageSet:
+        return ImageSet(self.images.to(device), self.labels.to(device), self.groups.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A loaded data set: both official halves, names of its classes and groups, and where it stands to the original."""
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]  # names of the labels, by id
+    groups: tuple[str, ...]  # names of the groups, by id
+    official: bool  # True only where every file is the published one
+    note: str = ""  # what is not official about it, for people
+    limited: int | None = None  # `--limit N` per half, else None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a stored image."""
+        _, channels, height, width = self.train.images.shape
+        return int(channels), int(height), int(width)
+
+    def digest(self) -> str:
+        """16 hex digits of SHA-256 over all pixels, labels and groups: moving the files does not change it."""
+        sha = hashlib.sha256()
+        for half in (self.train, self.test):
+            for part in (half.images, half.labels, half.groups):
+                sha.update(repr((tuple(part.shape), str(part.dtype))).encode())
+                sha.update(part.cpu().contiguous().numpy().data)
+        return sha.hexdigest()[:16]
+
+    def limit(self, count: int) -> Data:
+        """The first `count` images of each half, marked as limited."""
+        train, test = (
+            ImageSet(half.images[:count], half.labels[:count], half.groups[:count])
+            for half in (self.train, self.test)
+        )
+        note = f"limited to {count} per half"
+        return replace(self, train=train, test=test, official=False, note=note, limited=count)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Which examples are forgotten, retained and tested: sorted int64 positions in the train or the test half."""
+
+    forget: Indices  # of the train half
+    retain: Indices  # of the train half
+    forget_test: Indices  # of the test half; empty where single images, not a class, are forgotten
+    retain_test: Indices  # of the test half
+    forget_val: Indices  # the tuning half of the test set; empty where the profile has none
+    retain_val: Indices
+
+    def digest(self) -> str:
+        """16 hex digits over all six index arrays: equal for every method that forgets the same images."""
+        sha = hashlib.sha256()
+        for part in (
+            self.forget,
+            self.retain,
+            self.forget_test,
+            self.retain_test,
+            self.forget_val,
+            self.retain_val,
+        ):
+            sha.update(len(part).to_bytes(8, "little"))
+            sha.update(np.ascontiguousarray(part, dtype=np.int64).data)
+        return sha.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a model said of some examples. Every score is computed from these alone."""
+
+    logits: NDArray[np.float32]  # (N, K)
+    labels: Indices  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, positions: Indices) -> Outputs:
+        return Outputs(self.logits[positions], self.labels[positions])
+
+    def join(self, other: Outputs) -> Outputs:
+        return Outputs(
+            np.concatenate([self.logits, other.logits]), np.concatenate([self.labels, other.labels])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One model's outputs cut along a split: what a metric gets to see."""
+
+    profile: str
+    forget: Outputs
+    retain: Outputs
+    forget_test: Outputs
+    retain_test: Outputs
+    retrained: Scored | None = None  # the same cut of the retrained model, for metrics that need it
+
+    @property
+    def test(self) -> Outputs:
+        return self.forget_test.join(self.retain_test)
+
+
+# ------------------------------------------------------------------------------------------------- what can register
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """A data set: `load(folder)` gives its `Data`; `groups` names what can be forgotten, where that is known at once."""
+
+    name: str
+    load: Callable[[Path | None], Data]
+    groups: tuple[str, ...] | None  # None: known only from the folder, see `read_groups`
+    source: str  # where it comes from, for people
+    needs_folder: bool
+    classes: tuple[str, ...] | None = None  # names of the labels where they are coarser than the groups
+    read_groups: Callable[[Path], tuple[str, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model: `build(num_classes, (C, H, W))` gives it with fresh weights drawn from torch's global generator."""
+
+    name: str
+    build: Callable[[int, tuple[int, int, int]], nn.Module]
+    family: str  # vgg, vit, resnet, cnn or mlp: what presets fall back on
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioInfo:
+    """A scenario: `cut(request)` gives the training images to forget and what stays."""
+
+    name: str
+    cut: Callable[..., Split]
+    target: str  # what a target names: "none", "class", "group", or "optional group"
+    needs_count: bool
+    uses_original: bool  # the split depends on the original model's outputs
+    depends_on_seed: bool  # each seed forgets other images
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """A metric: `score(Scored)` gives one number, or one for each of `columns`."""
+
+    name: str
+    score: Callable[[Scored], float | Mapping[str, float]]
+    columns: tuple[str, ...]
+    version: int
+    unit: str  # "fraction", "nats", "bits", …
+    needs_retrain: bool
+    summary: str
+
+
+DATASETS: dict[str, DatasetInfo] = {}
+MODELS: dict[str, ModelInfo] = {}
+SCENARIOS: dict[str, ScenarioInfo] = {}
+METRICS: dict[str, MetricInfo] = {}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _enter(table: dict[str, Any], kind: str, name: str, entry: Any, made_by: Callable[..., Any]) -> None:
+    if name in table:
+        where = f"{made_by.__module__}.{made_by.__qualname__}"
+        raise ValueError(f"{where}: the {kind} name {name!r} is taken; choose another")
+    table[name] = entry
+
+
+def dataset(
+    name: str,
+    *,
+    source: str,
+    groups: tuple[str, ...] | None,
+    needs_folder: bool = True,
+    classes: tuple[str, ...] | None = None,
+    read_groups: Callable[[Path], tuple[str, ...]] | None = None,
+) -> Callable[[F], F]:
+    """Register `load(folder) -> Data` as the data set `name`."""
+
+    def register(load: F) -> F:
+        info = DatasetInfo(name, load, groups, source, needs_folder, classes, read_groups)
+        _enter(DATASETS, "data set", name, info, load)
+        return load
+
+    return register
+
+
+def model(name: str, *, family: str, source: str) -> Callable[[F], F]:
+    """Register `build(num_classes, input_shape) -> nn.Module` as the model `name`."""
+
+    def register(build: F) -> F:
+        _enter(MODELS, "model", name, ModelInfo(name, build, family, source), build)
+        return build
+
+    return register
+
+
+def scenario(
+    name: str,
+    *,
+    summary: str,
+    target: str = "none",
+    needs_count: bool = False,
+    uses_original: bool = False,
+    depends_on_seed: bool = False,
+) -> Callable[[F], F]:
+    """Register `cut(request) -> Split` as the scenario `name`."""
+
+    def register(cut: F) -> F:
+        info = ScenarioInfo(name, cut, target, needs_count, uses_original, depends_on_seed, summary)
+        _enter(SCENARIOS, "scenario", name, info, cut)
+        return cut
+
+    return register
+
+
+def metric(
+    name: str,
+    *,
+    summary: str,
+    columns: tuple[str, ...] | None = None,
+    version: int = 1,
+    unit: str = "fraction",
+    needs_retrain: bool = False,
+) -> Callable[[F], F]:
+    """Register `score(Scored) -> float`, or one number for each of `columns`, as the metric `name`."""
+
+    def register(score: F) -> F:
+        info = MetricInfo(name, score, columns or (name,), version, unit, needs_retrain, summary)
+        _enter(METRICS, "metric", name, info, score)
+        return score
+
+    return register

@@ -1,0 +1,233 @@
+"""What holds for all five methods here, for the contract they register under, and for the loop they share."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from methods import api, loops
+from methods.amnesiac import Amnesiac
+from methods.api import METHODS, Batches, check_fields
+from methods.finetune import Finetune
+from methods.jit import JiT
+from methods.neggrad import NegGrad
+from methods.ssd import SSD
+
+FIVE = {"finetune": Finetune, "jit": JiT, "ssd": SSD, "amnesiac": Amnesiac, "neggrad": NegGrad}
+STRONG = {"alpha": 1.0, "lr": 0.01, "batch_size": 16}  # enough to see a change in
+
+
+def hyper(name, **changes):
+    """The method with those of STRONG and of `changes` that are fields of it."""
+    fields = {f.name for f in dataclasses.fields(FIVE[name])}
+    return FIVE[name](**{k: v for k, v in {**STRONG, **changes}.items() if k in fields})
+
+
+def weights(model):
+    return nn.utils.parameters_to_vector(model.parameters())
+
+
+every = pytest.mark.parametrize("name", FIVE)
+
+
+@every
+@pytest.mark.parametrize("kind", ["conv", "mlp", "vit"])
+def test_a_method_changes_any_model_to_finite_weights_and_leaves_no_gradients(
+    unlearn, make_model, name, kind
+):
+    model = make_model(kind)
+    after = unlearn(hyper(name), model)
+    assert torch.isfinite(weights(after)).all()
+    assert not torch.equal(weights(after), weights(model))
+    assert all(p.grad is None for p in after.parameters())
+
+
+@every
+def test_profile_reference_runs(unlearn, make_model, name):
+    after = unlearn(FIVE[name](**FIVE[name].info.reference), make_model("conv"))
+    assert torch.isfinite(weights(after)).all()
+
+
+@every
+@pytest.mark.parametrize("kind", ["conv", "vit"])
+def test_no_strength_changes_no_bit(unlearn, make_model, name, kind):
+    model = make_model(kind)
+    nothing = {"lr": 0.0, "alpha": math.inf}
+    after = unlearn(hyper(name, **nothing, **({"weight_decay": 0.1} if name != "jit" else {})), model)
+    assert torch.equal(weights(after), weights(model))
+    if getattr(hyper(name), "mode", "eval") == "eval":
+        for a, b in zip(after.buffers(), model.buffers(), strict=True):
+            assert torch.equal(a, b)
+
+
+@every
+def test_no_epochs_change_neither_parameters_nor_buffers(unlearn, make_model, name):
+    model = make_model("conv")
+    after = unlearn(hyper(name, epochs=0, alpha=math.inf), model)
+    for key, value in model.state_dict().items():
+        assert torch.equal(after.state_dict()[key], value), key
+
+
+@every
+def test_one_seed_gives_one_model(unlearn, make_model, name):
+    model = make_model("conv")
+    one, same, other = (weights(unlearn(hyper(name), model, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert torch.equal(one, other) != FIVE[name].info.stochastic
+
+
+@every
+def test_the_data_handed_in_are_left_alone(unlearn, make_model, forget, retain, name):
+    copies = copy.deepcopy((forget, retain))
+    unlearn(hyper(name), make_model("mlp"))
+    for before, after in zip(copies, (forget, retain), strict=True):
+        assert torch.equal(before.images, after.images)
+        assert torch.equal(before.targets, after.targets)
+
+
+@every
+def test_a_missing_part_is_named(make_model, make_ctx, name):
+    with pytest.raises(ValueError, match=f"{name}: (forget|retain) is None"):
+        hyper(name)(make_model("mlp"), None, None, make_ctx())
+
+
+@every
+def test_empty_data_are_fine(unlearn, make_model, forget, name):
+    model = make_model("conv")
+    empty = forget.subset(torch.arange(0))
+    after = unlearn(hyper(name), model, forget=empty, retain=empty)
+    assert torch.equal(weights(after), weights(model))
+
+
+@pytest.mark.parametrize("name", sorted(set(FIVE) - {"ssd"}))
+def test_training_under_autocast_does_not_use_stale_weights(make_model, make_ctx, forget, retain, name):
+    def run(cached):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            return weights(hyper(name)(make_model("mlp"), forget, retain, make_ctx()))
+
+    assert torch.equal(run(True), run(False))
+
+
+def test_needs_say_what_is_zero_shot():
+    zero_shot = {name for name in FIVE if METHODS[name].info.zero_shot}
+    assert zero_shot == {"jit", "neggrad"}
+    assert {name: set(METHODS[name].info.needs) for name in ("finetune", "ssd", "amnesiac")} == {
+        "finetune": {"retain"},
+        "ssd": {"forget", "retain"},
+        "amnesiac": {"forget", "retain"},
+    }
+
+
+@every
+def test_every_scenario_is_served_and_the_source_is_linked(name):
+    info = METHODS[name].info
+    assert info.scenarios == {"full_class", "sub_class", "random", "worst_case"}
+    assert info.paper.startswith("https://")
+    assert METHODS[name].__module__ == f"methods.{name}"
+
+
+def test_the_batches_of_these_tests_satisfy_the_protocol(forget, retain):
+    assert isinstance(forget, Batches)
+    joined = forget.join(retain)
+    assert joined.num_examples == 72
+    assert torch.equal(joined.labels(), torch.cat([forget.labels(), retain.labels()]))
+
+
+def test_training_logs_the_mean_loss_of_each_epoch(make_model, make_ctx, retain):
+    heard = []
+    Finetune(epochs=3)(make_model("mlp"), None, retain, make_ctx(log=lambda *pair: heard.append(pair)))
+    assert [name for name, _ in heard] == ["loss"] * 3
+    assert heard[2][1] < heard[0][1]
+
+
+def test_the_loop_clips_the_joint_norm(make_model, retain):
+    model = make_model("mlp")
+    before = weights(model).clone()
+    sgd = torch.optim.SGD(model.parameters(), 1.0)
+    whole = retain.rebatch(64)
+    loops.train_epochs(model, whole, loops.cross_entropy, sgd, 1, grad_clip=0.01)
+    assert float((weights(model) - before).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_mode_is_train_or_eval(make_model):
+    model = make_model("conv")
+    assert loops.set_mode(model, "train").training
+    assert not loops.set_mode(model, "eval")[1].training
+    with pytest.raises(ValueError, match="mode is 'test', expected 'train' or 'eval'"):
+        loops.set_mode(model, "test")
+
+
+def test_batch_statistics_count_only_where_they_are_used(make_model):
+    assert loops.uses_batch_statistics(make_model("conv").train())
+    assert not loops.uses_batch_statistics(make_model("conv").eval())
+    assert not loops.uses_batch_statistics(make_model("vit").train())
+    assert loops.uses_batch_statistics(nn.BatchNorm2d(3, track_running_stats=False).eval())
+
+
+# ------------------------------------------------------------------------------------------ registration
+
+
+def plain(frozen=True, default=1.0):
+    """A dataclass fit, or not, to be registered."""
+    fields = [("lr", float)] if default is None else [("lr", float, dataclasses.field(default=default))]
+    return dataclasses.make_dataclass("Plain", fields, frozen=frozen)
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Registers a class in a table of its own."""
+    monkeypatch.setattr(api, "METHODS", {})
+
+    def enter(cls, name="plain", needs=("forget",), scenarios=("random",), **rest):
+        return api.method(name, needs=set(needs), scenarios=set(scenarios), **rest)(cls)
+
+    return enter
+
+
+def test_a_registered_class_knows_what_was_declared(register):
+    cls = register(plain(), reference={"lr": 2.0}, version=3)
+    assert {"plain": cls} == api.METHODS
+    assert (cls.info.version, cls.info.reference, cls.info.zero_shot) == (3, {"lr": 2.0}, True)
+
+
+@pytest.mark.parametrize(
+    ("cls", "declared", "message"),
+    [
+        (plain(), {"name": "retrain"}, "'retrain' is reserved"),
+        (plain(), {"needs": ("forget", "test")}, r"needs has \['test'\]"),
+        (plain(), {"scenarios": ()}, "scenarios is empty"),
+        (plain(), {"reference": {"rate": 1.0}}, r"reference sets \['rate'\]"),
+        (plain(frozen=False), {}, "expected a frozen dataclass"),
+        (plain(default=None), {}, r"\.lr: expected a default"),
+        (plain(default=(1, 2)), {}, r"\.lr: expected a default of type bool, int, float, str or None"),
+    ],
+)
+def test_a_wrong_declaration_is_refused(register, cls, declared, message):
+    with pytest.raises(ValueError, match=message):
+        register(cls, **declared)
+
+
+def test_a_taken_name_is_refused(register):
+    register(plain())
+    with pytest.raises(ValueError, match="'plain' is taken by"):
+        register(plain())
+
+
+def test_bounds_are_checked_field_by_field():
+    @dataclasses.dataclass(frozen=True)
+    class Fields:
+        lr: float = 0.1
+        clip: float | None = None
+        mode: str = "train"
+
+    bounds = {"lr": ">= 0", "clip": "> 0", "mode": "train | eval"}
+    check_fields(Fields(), **bounds)
+    for wrong in ({"lr": -0.1}, {"lr": "0.1"}, {"lr": float("nan")}, {"clip": 0.0}, {"mode": "Train"}):
+        with pytest.raises(ValueError, match=rf"Fields\.{next(iter(wrong))} is"):
+            check_fields(Fields(**wrong), **bounds)

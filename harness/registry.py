@@ -76,6 +76,11 @@ class Catalogue:
         except (TypeError, ValueError) as error:
             raise Misuse(f"method {method}: {error}") from None
 
+    def stochastic(self, method: str, params: Params | Mapping[str, Value]) -> bool:
+        """Whether two seeds can give two results; it may depend on the hyper-parameters."""
+        made = self.make(method, params)
+        return bool(getattr(made, "stochastic", made.info.stochastic))
+
 
 def load(plugins: Iterable[str | Path] = ()) -> Catalogue:
     """Import all built-ins, installed entry points and plugin files, and say what is there."""

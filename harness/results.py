@@ -76,7 +76,8 @@ def _lookup(
 ) -> pd.DataFrame:
     """`values`, indexed by `keys`, for each row of `frame`; missing values in a key match each other."""
     left = frame[keys].reset_index(drop=True)
-    return left.merge(values.reset_index(), on=keys, how="left")[list(columns)]
+    right = values.reset_index().astype(left.dtypes.to_dict())  # a key without any value loses its type
+    return left.merge(right, on=keys, how="left")[list(columns)]
 
 
 def of_suite(frame: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from harness.spec import REFERENCES, RunSpec, TrainSpec, derive_seed, to_dict
 from harness.workspace import Workspace
 from methods.api import Context
 from tasks.api import Outputs, Scored, Split
-from tasks.loaders import TensorBatches, autocast, pixel_range, predict
+from tasks.loaders import TensorBatches, pixel_range, predict
 from tasks.training import fit, view_of
 
 ON_TUNING_HALF = ("retain_acc", "forget_acc", "mia")
@@ -92,14 +92,7 @@ def train(job: Job, space: Workspace, log: list[str]) -> Row:
     torch.manual_seed(derive_seed(spec.train_seed, "init", spec.split_seed, "global"))  # dropout, a new head
     space.synchronize()
     begun = time.perf_counter()
-    model = fit(
-        model,
-        batches,
-        recipe,
-        precision=spec.precision,
-        evaluate=lambda model: _test_accuracy(model, spec, space),
-        log=lambda name, value: log.append(f"{name} {value:.6g}"),
-    )
+    model = _fit(model, batches, spec, space, log)
     space.synchronize()
     seconds = time.perf_counter() - begun
     _require_finite(model)
@@ -123,6 +116,18 @@ def train(job: Job, space: Workspace, log: list[str]) -> Row:
     seen = batches.num_examples * recipe.epochs
     return {"seconds": seconds, "seconds_scoring": scoring, "test_acc": accuracy, "samples_seen": seen} | (
         _data_facts(spec, space, split)
+    )
+
+
+def _fit(model: nn.Module, batches: Any, spec: TrainSpec, space: Workspace, log: list[str]) -> nn.Module:
+    """The task's own recipe, as originals and retrains are trained."""
+    return fit(
+        model,
+        batches,
+        space.recipe(spec),
+        precision=spec.precision,
+        evaluate=lambda model: _test_accuracy(model, spec, space),
+        log=lambda name, value: log.append(f"{name} {value:.6g}"),
     )
 
 
@@ -213,7 +218,9 @@ def _timed(
         torch.cuda.reset_peak_memory_stats(space.device)
     space.synchronize()
     begun = time.perf_counter()
-    with autocast(spec.precision, space.device):
+    # no cached low-precision copies of weights: inside one long context they would outlive an optimiser's step
+    bf16 = torch.autocast(space.device.type, torch.bfloat16, spec.precision == "bf16", cache_enabled=False)
+    with bf16:
         unlearned = method(model, given.get("forget"), given.get("retain"), ctx)
     space.synchronize()
     seconds = time.perf_counter() - begun
@@ -241,7 +248,7 @@ def context(spec: RunSpec, space: Workspace, needs: frozenset[str], log: list[st
         device=space.device,
         generator=space.generator(spec.seed, "method", spec.method),
         new_model=lambda: space.new_model(original, derive_seed(spec.seed, "init", spec.method)),
-        train=lambda model, batches: fit(model, batches, recipe, precision=spec.precision),  # type: ignore[arg-type]
+        train=lambda model, batches: _fit(model, batches, original, space, log),
         forget_class=label,
         pixel_range=pixel_range(view_of(recipe), shape[0], space.device),
         log=lambda name, value: log.append(f"{name} {value:.6g}"),

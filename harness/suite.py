@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from harness.errors import Misuse, did_you_mean, unknown
 from harness.presets import SUITES, MethodTable, Resolved, resolve
-from harness.spec import PRECISIONS, PROFILES, REFERENCES, RunSpec, Task, TrainSpec, Value, content_id
+from harness.spec import PRECISIONS, PROFILES, REFERENCES, Params, RunSpec, Task, TrainSpec, Value, content_id
 
 DEFAULT_METRICS = ("retain_acc", "forget_acc", "test_acc", "mia", "forget_entropy")
 SUITE_KEYS = {
@@ -52,6 +52,7 @@ class Catalogue(MethodTable, Protocol):
     @property
     def metrics(self) -> Mapping[str, Any]: ...
     def dataset(self, name: str) -> Any: ...
+    def stochastic(self, method: str, params: Params) -> bool: ...
     def find_recipe(self, dataset: str, model: str, profile: str, role: str = "train") -> str: ...
 
 
@@ -232,10 +233,13 @@ def _task_row(row: Any, suite: Mapping[str, Any], catalogue: Catalogue, where: s
     if scenario.target == "group" and info.groups is not None and info.classes is None:
         raise Misuse(f"{where}: {info.name} has nothing finer than its classes to forget; use full_class")
     named = tuple(
-        _target(row["dataset"], scenario.target, target, catalogue, where) for target in row.get("targets", ())
+        _target(row["dataset"], scenario.target, target, catalogue, where)
+        for target in row.get("targets", ())
     )
     title = row.get("title", f"{row['dataset']} {row['scenario']}")
-    return TaskRow(row["dataset"], row["scenario"], models, named or (None,), row.get("count"), methods, title)
+    return TaskRow(
+        row["dataset"], row["scenario"], models, named or (None,), row.get("count"), methods, title
+    )
 
 
 def _target(dataset: str, kind: str, target: Any, catalogue: Catalogue, where: str) -> str:
@@ -289,7 +293,8 @@ def _expand_seeds(
     only: Selection,
 ) -> Iterator[Wanted]:
     count = suite.retrain_seeds or len(suite.seeds)
-    for number, seed in enumerate(suite.seeds if draws(catalogue, method, task) else suite.seeds[:1]):
+    seeds = suite.seeds if draws(catalogue, method, variant.params, task) else suite.seeds[:1]
+    for number, seed in enumerate(seeds):
         if only.seeds and seed not in only.seeds:
             continue
         if method == "retrain" and number >= count:
@@ -333,11 +338,11 @@ def _retrain(
     )
 
 
-def draws(catalogue: Catalogue, method: str, task: Task) -> bool:
+def draws(catalogue: Catalogue, method: str, params: Params, task: Task) -> bool:
     """Whether runs that differ in their seed alone can differ in their result."""
     if catalogue.scenarios[task.scenario].depends_on_seed or method == "retrain":
         return True
-    return method != "baseline" and bool(catalogue.methods[method].info.stochastic)
+    return method != "baseline" and catalogue.stochastic(method, params)
 
 
 def _variants(suite: Suite, catalogue: Catalogue, method: str, task: Task) -> Iterator[Resolved]:

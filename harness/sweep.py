@@ -138,6 +138,7 @@ def identity(job: Job, catalogue: Catalogue) -> Row:
     row |= {"kind": "run", "recipe": spec.original.recipe, "train_seed": spec.original.train_seed}
     row |= {"seed": spec.seed, "split_seed": spec.forget_seed, "method_version": spec.method_version}
     row |= {"params": json.dumps(dict(spec.params)), "params_origin": job.origin}
+    row["deterministic"] = not draws(catalogue, spec.method, spec.params, spec.task)
     return row | _task_facts(spec.task, spec.method, catalogue)
 
 
@@ -151,8 +152,7 @@ def _task_facts(task: Any, method: str, catalogue: Catalogue) -> Row:
     facts = {
         name: getattr(task, name) for name in ("dataset", "model", "scenario", "target", "count", "profile")
     }
-    alike = not draws(catalogue, method, task)
-    return {**facts, "method": method, "needs": needs, "zero_shot": zero_shot, "deterministic": alike}
+    return {**facts, "method": method, "needs": needs, "zero_shot": zero_shot}
 
 
 def skip_row(skip: Skip, plan: Plan, catalogue: Catalogue) -> Row:

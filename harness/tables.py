@@ -75,6 +75,7 @@ class Table:
     columns: Sequence[Column]
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)  # of the whole table: hardware, data
 
     def note(self, text: str) -> int:
         """The number of a footnote; equal texts share one."""
@@ -151,9 +152,9 @@ def _line(table: Table, method: str, label: str, runs: pd.DataFrame, found: pd.D
     for status in ("failed", "blocked", "diverged"):
         if states[status]:
             why = found.loc[found["status"] == status, "error_message"].iloc[0]
-            line.marks.append(table.note(f"{label}: {states[status]} of {len(runs)} {status}: {why}"))
+            line.marks.append(table.note(f"{states[status]} of {len(runs)} {status}: {why}"))
     if len(found) < len(runs):
-        line.marks.append(table.note(f"{label}: {len(runs) - len(found)} of {len(runs)} not run yet"))
+        line.marks.append(table.note(f"{len(runs) - len(found)} of {len(runs)} not run yet"))
     return line
 
 
@@ -203,12 +204,26 @@ def _common_notes(table: Table, held: pd.DataFrame) -> None:
             )
     if not ok.empty and not ok["data_official"].fillna(True).astype(bool).all():
         notes = ", ".join(dict.fromkeys(ok["data_note"].dropna())) or "not the official files"
-        table.notes.append(f"not the official data set: {notes}")
+        table.facts.append(f"Not the official data set: {notes}.")
+    known = ok.dropna(subset=["device", "threads"])
+    machines = dict.fromkeys(
+        f"{device}, {int(threads)} thread{'s' if threads > 1 else ''}, {precision}"
+        for device, threads, precision in zip(
+            known["device"], known["threads"].astype(int), known["precision"], strict=True
+        )
+    )
+    if machines:
+        table.facts.append(f"Computed on {'; '.join(machines)}.")
 
 
 # ----------------------------------------------------------------------------------------------------- rendering
 
 HEAD = ("method", "data", "params")
+LEGEND = """\
+D_r: what stays, D_f: what is forgotten; on the reporting part of the test set, but D_f on its training images where
+single images are forgotten. MIA: share of forgotten images that an entropy attack calls members. Gap: mean distance
+to retrain in D_r, D_f and MIA, in points, paired by seed. Mean ± sample standard deviation over n runs (targets and
+seeds); seconds: median, the method alone, on a device of its own."""
 
 
 def render(tables: Sequence[Table], style: str) -> str:
@@ -216,7 +231,8 @@ def render(tables: Sequence[Table], style: str) -> str:
     if style == "csv":
         return _csv(tables)
     draw = {"console": _console, "markdown": _markdown, "latex": _latex}[style]
-    return "\n".join(draw(table) for table in tables)
+    body = "\n".join(draw(table) for table in tables)
+    return body if style == "latex" else f"{body}\n{LEGEND}\n"
 
 
 def _grid(table: Table) -> list[list[str]]:
@@ -246,7 +262,7 @@ def _console(table: Table) -> str:
 
 
 def _notes(table: Table) -> list[str]:
-    return [f"[{number}] {text}" for number, text in enumerate(table.notes, 1)]
+    return [*(f"[{number}] {text}" for number, text in enumerate(table.notes, 1)), *table.facts]
 
 
 def _markdown(table: Table) -> str:

@@ -85,7 +85,9 @@ class MethodInfo:
     reference: Mapping[str, Any] = field(
         default_factory=dict
     )  # fields that profile `reference` sets otherwise
-    stochastic: bool = True  # False: the seed changes nothing but the shuffling of declared data
+    stochastic: bool = (
+        True  # False: two seeds give one result; a property `stochastic` of the method overrides it
+    )
 
     @property
     def zero_shot(self) -> bool:

@@ -184,7 +184,8 @@ def predict(model: nn.Module, batches: TensorBatches, precision: str = "fp32") -
     model.eval()
     logits: Tensor | None = None
     done = 0
-    with torch.inference_mode(), autocast(precision, batches.images.device):
+    # no_grad, not inference_mode: what a model caches here must still work where gradients are taken
+    with torch.no_grad(), autocast(precision, batches.images.device):
         for x, _ in batches:
             out = model(x)  # (B, K)
             if logits is None:

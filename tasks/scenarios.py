@@ -66,7 +66,13 @@ def random(request: Request) -> Split:
     return _split(request, _mask(drawn, total), None)
 
 
-@scenario("worst_case", summary="forget what is known best", target="optional group", needs_count=True, uses_original=True)
+@scenario(
+    "worst_case",
+    summary="forget what is known best",
+    target="optional group",
+    needs_count=True,
+    uses_original=True,
+)
 def worst_case(request: Request) -> Split:
     """Forget the `count` images of lowest entropy under the original, out of the group `target` or of all.
 

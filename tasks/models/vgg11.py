@@ -42,9 +42,8 @@ class FoldableLinear(nn.Linear):
     call `eval()` or `train()` after it, both forget the folded weight.
     """
 
-    _cache: tuple[Tensor, Tensor, tuple[int, int, int], Tensor] | None = (
-        None  # weight, alias, stamp, folded weight
-    )
+    # weight, alias of its storage, stamp, folded weight (out_features, features)
+    _cache: tuple[Tensor, Tensor, tuple[int, int, int], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_features), or (B, features) each standing for its repetitions → (B, out_features)."""
@@ -54,7 +53,7 @@ class FoldableLinear(nn.Linear):
     def _folded(self, features: int) -> Tensor:
         weight = self.weight
         wants_grad = torch.is_grad_enabled() and weight.requires_grad
-        # A plain tensor is lent by torch.func for one call; an inference tensor has no version to compare.
+        # A plain tensor is lent by torch.func for one call, not to keep. An inference tensor has no version.
         if wants_grad or not isinstance(weight, nn.Parameter) or weight.is_inference():
             self._cache = None
             return weight.view(self.out_features, features, -1).sum(2)
@@ -71,7 +70,7 @@ class FoldableLinear(nn.Linear):
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        self._cache = None  # moving or casting swaps the storage under the same parameter and version
+        self._cache = None  # else it would hold the old storage after a move to another device
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 

@@ -50,18 +50,18 @@ def gradient(hyper, model, x, ctx):
 
 
 @pytest.mark.parametrize(
-    ("xi", "expected"), [([1.0, 0.0], 3.0), ([0.0, 2.0], 4.0), ([3.0, 4.0], math.sqrt(337) / 5)]
+    ("copies", "expected"),
+    [
+        ([[1.0, 0.0]], 3.0),
+        ([[0.0, 2.0]], 4.0),
+        ([[3.0, 4.0]], math.sqrt(337) / 5),
+        ([[1.0, 0.0], [0.0, 1.0]], 3.5),
+    ],
 )
-def test_loss_of_a_linear_model_is_its_stretch_along_the_noise(linear, noise, make_ctx, xi, expected):
-    noise(xi)
-    loss, _, _ = gradient(JiT(sigma=1.0, samples=1), linear, point(X), make_ctx())
+def test_loss_of_a_linear_model_is_its_mean_stretch(linear, noise, make_ctx, copies, expected):
+    noise(*copies)
+    loss, _, _ = gradient(JiT(sigma=1.0, samples=len(copies)), linear, point(X), make_ctx())
     assert loss == pytest.approx(expected, abs=1e-5)
-
-
-def test_loss_is_the_mean_over_copies(linear, noise, make_ctx):
-    noise([1.0, 0.0], [0.0, 1.0])
-    loss, _, _ = gradient(JiT(sigma=1.0, samples=2), linear, point(X), make_ctx())
-    assert loss == pytest.approx(3.5, abs=1e-5)
 
 
 @pytest.mark.parametrize(("reduction", "expected"), [("sum", 9.0), ("mean", 3.0)])
@@ -73,15 +73,18 @@ def test_reduction_says_how_three_equal_images_add_up(linear, noise, make_ctx, r
     assert by_bias.tolist() == pytest.approx([-expected / 3, 0.0], abs=1e-6)
 
 
-def test_released_estimator_has_the_gradient_of_one_branch(linear, noise, make_ctx):
-    noise([1.0, 0.0])
-    _, by_weight, by_bias = gradient(JiT(sigma=1.0, samples=1), linear, point(X), make_ctx())
-    assert torch.allclose(by_weight, torch.tensor([[-1.0, -2.0], [0.0, 0.0]]))
-    assert torch.allclose(by_bias, torch.tensor([-1.0, 0.0]))
-    noise([0.0, 2.0])
-    _, by_weight, by_bias = gradient(JiT(sigma=1.0, samples=1), linear, point(X), make_ctx())
-    assert torch.allclose(by_weight, torch.tensor([[0.0, 0.0], [-0.5, -1.0]]))
-    assert torch.allclose(by_bias, torch.tensor([0.0, -0.5]))
+@pytest.mark.parametrize(
+    ("xi", "by_weight", "by_bias"),
+    [
+        ([1.0, 0.0], [[-1.0, -2.0], [0.0, 0.0]], [-1.0, 0.0]),
+        ([0.0, 2.0], [[0.0, 0.0], [-0.5, -1.0]], [0.0, -0.5]),
+    ],
+)
+def test_released_estimator_has_the_gradient_of_one_branch(linear, noise, make_ctx, xi, by_weight, by_bias):
+    noise(xi)
+    _, *gradients = gradient(JiT(sigma=1.0, samples=1), linear, point(X), make_ctx())
+    assert torch.allclose(gradients[0], torch.tensor(by_weight))
+    assert torch.allclose(gradients[1], torch.tensor(by_bias))
 
 
 def test_one_step_moves_the_weights_as_worked_by_hand(linear, noise, make_ctx, memory):
@@ -111,7 +114,7 @@ def test_antithetic_noise_cancels_exactly_on_a_linear_model(linear, noise, make_
 
 @pytest.mark.parametrize("images_per_pass", [1, 4096])
 def test_antithetic_copies_come_in_opposite_pairs(make_ctx, monkeypatch, images_per_pass):
-    monkeypatch.setattr(jit_module, "IMAGES_PER_PASS", images_per_pass)
+    monkeypatch.setitem(jit_module.IMAGES_PER_PASS, "cpu", images_per_pass)
     x = torch.zeros(4, 3, 32, 32)
     hyper = JiT(sigma=0.5, samples=6, antithetic=True)
     per_pass = hyper._copies_per_pass(nn.Flatten(), x)
@@ -123,24 +126,18 @@ def test_antithetic_copies_come_in_opposite_pairs(make_ctx, monkeypatch, images_
     assert copies[0].std() == pytest.approx(0.5, rel=0.05)
 
 
-@pytest.mark.parametrize("steps", [2, 4, 8, 20])
-def test_accumulated_gradients_move_quadratically_far(linear, noise, make_ctx, memory, steps):
+@pytest.mark.parametrize(("batches", "epochs"), [(2, 1), (4, 1), (8, 1), (20, 1), (2, 2)])
+def test_accumulated_gradients_move_quadratically_far(linear, noise, make_ctx, memory, batches, epochs):
     noise([1.0, 0.0])
-    forget = memory(point(*[X] * steps), torch.zeros(steps, dtype=torch.int64))
-    hyper = {"lr": 1e-3, "sigma": 1.0, "samples": 1, "batch_size": 1}
+    steps = batches * epochs
+    forget = memory(point(*[X] * batches), torch.zeros(batches, dtype=torch.int64))
+    hyper = {"lr": 1e-3, "sigma": 1.0, "samples": 1, "batch_size": 1, "epochs": epochs}
     moved = {}
     for accumulate in (True, False):
         model = JiT(**hyper, accumulate=accumulate)(copy.deepcopy(linear), forget, None, make_ctx())
         moved[accumulate] = model[1].bias[0].item()
     assert moved[True] == pytest.approx(1e-3 * steps * (steps + 1) / 2, rel=1e-4)
     assert moved[False] == pytest.approx(1e-3 * steps, rel=1e-4)
-
-
-def test_accumulation_goes_on_over_epochs(linear, noise, make_ctx, memory):
-    noise([1.0, 0.0])
-    forget = memory(point(X, X), torch.zeros(2, dtype=torch.int64))
-    hyper = JiT(lr=1e-3, sigma=1.0, samples=1, batch_size=1, epochs=2, accumulate=True)
-    assert hyper(linear, forget, None, make_ctx())[1].bias[0].item() == pytest.approx(10e-3, rel=1e-4)
 
 
 def test_the_quotient_divides_by_the_clipped_noise(linear, noise, make_ctx):
@@ -157,6 +154,14 @@ def test_noise_that_is_clipped_away_counts_as_zero(linear, noise, make_ctx):
         loss, by_weight, by_bias = gradient(hyper, linear, point([0.0, 1.0]), make_ctx())
         assert loss == 0.0
         assert not by_weight.any() and not by_bias.any()
+
+
+def test_dropout_noise_over_no_distance_counts_as_zero():
+    z, x = torch.tensor([[1.0, 0.0]], requires_grad=True), point(X)
+    quotient = jit_module.ratios(z, torch.zeros(1, 1, 2), x, x[None])
+    quotient.sum().backward()
+    assert quotient.tolist() == [[0.0]]
+    assert not z.grad.any()
 
 
 def test_channel_range_clips_each_channel_by_itself(make_ctx):
@@ -222,8 +227,7 @@ def outputs(hyper, model, x):
 def test_merged_passes_give_the_weights_of_the_textbook_loop(
     make_model, make_ctx, forget, monkeypatch, images_per_pass, kind, switches
 ):
-    monkeypatch.setattr(jit_module, "IMAGES_PER_PASS", images_per_pass)
-    monkeypatch.setattr(jit_module, "IMAGES_PER_GRADIENT_PASS", images_per_pass)
+    monkeypatch.setitem(jit_module.IMAGES_PER_PASS, "cpu", images_per_pass)
     hyper = JiT(**{"lr": 0.3, "sigma": 0.5, "samples": 5, "batch_size": 8, **switches})
     start = make_model(kind)
     ours = hyper(copy.deepcopy(start), forget, None, make_ctx(3)).state_dict()
@@ -235,7 +239,7 @@ def test_merged_passes_give_the_weights_of_the_textbook_loop(
 
 
 def test_no_pass_is_larger_than_its_budget(make_model, make_ctx, forget, monkeypatch):
-    monkeypatch.setattr(jit_module, "IMAGES_PER_PASS", 5)  # of 3×32×32, so 20 of 3×16×16
+    monkeypatch.setitem(jit_module.IMAGES_PER_PASS, "cpu", 5)  # of 3×32×32, so 20 of 3×16×16
     sizes = []
     model = make_model("mlp")
     model.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
@@ -262,7 +266,7 @@ def test_clipped_gradient_bounds_the_step(unlearn, make_model):
     model = make_model("mlp")
     after = unlearn(JiT(lr=1.0, grad_clip=1e-3, batch_size=64), model)
     moved = [a - b for a, b in zip(after.parameters(), model.parameters(), strict=True)]
-    assert float(torch.cat([m.flatten() for m in moved]).norm()) == pytest.approx(1e-3, rel=1e-2)
+    assert torch.cat([m.flatten() for m in moved]).norm().item() == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_profile_reference_is_the_released_code():
@@ -273,26 +277,6 @@ def test_profile_reference_is_the_released_code():
     }
     reference = vars(JiT(**JiT.info.reference))
     assert {name: reference[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"sigma": 0.0}, "jit.sigma is 0.0, expected > 0"),
-        ({"lr": float("nan")}, "jit.lr is NaN"),
-        ({"samples": 0}, "jit.samples is 0, expected > 0"),
-        ({"clip": "minmax"}, "jit.clip is 'minmax', expected none | batch_minmax | channel_range"),
-        ({"mode": "test"}, "jit.mode is 'test'"),
-        ({"output": "probs"}, "jit.output"),
-        ({"reduction": "max"}, "jit.reduction"),
-        ({"grad_clip": 0.0}, "jit.grad_clip"),
-        ({"antithetic": True}, "jit.samples is 25, expected an even number"),
-    ],
-)
-def test_bad_hyper_parameters_are_refused_by_name(fields, message):
-    with pytest.raises(ValueError) as error:
-        JiT(**fields)
-    assert message in str(error.value)
 
 
 def test_channel_range_without_a_known_range_says_what_to_type(make_model, make_ctx, forget):

@@ -29,7 +29,7 @@ def hyper(name, **changes):
 
 
 def weights(model):
-    return nn.utils.parameters_to_vector(model.parameters())
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
 every = pytest.mark.parametrize("name", FIVE)
@@ -168,6 +168,29 @@ def test_batch_statistics_count_only_where_they_are_used(make_model):
     assert not loops.uses_batch_statistics(make_model("conv").eval())
     assert not loops.uses_batch_statistics(make_model("vit").train())
     assert loops.uses_batch_statistics(nn.BatchNorm2d(3, track_running_stats=False).eval())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sigma": 0.0}, "jit.sigma is 0.0, expected > 0"),
+        ({"lr": float("nan")}, "jit.lr is NaN"),
+        ({"clip": "minmax"}, "jit.clip is 'minmax', expected none | batch_minmax | channel_range"),
+        ({"antithetic": True}, "jit.samples is 25, expected an even number"),
+    ],
+)
+def test_jit_refuses_what_makes_no_sense(fields, message):
+    with pytest.raises(ValueError) as error:
+        JiT(**fields)
+    assert message in str(error.value)
+
+
+@every
+def test_every_number_and_choice_is_checked_by_name(name):
+    free = {"accumulate", "detach_perturbed", "norm_noise", "antithetic"}
+    for field in {f.name for f in dataclasses.fields(FIVE[name])} - free:
+        with pytest.raises(ValueError, match=rf"{name}\.{field} is -1, expected"):
+            FIVE[name](**{field: -1})
 
 
 # ------------------------------------------------------------------------------------------ registration

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from tasks.api import DATASETS, Data, DataError
 from tasks.datasets import cifar10, digits, imagefolder
 
-# ------------------------------------------------------------------------------------------------------------- digits
+# ---------- digits
 
 
 @pytest.mark.parametrize(
@@ -52,25 +52,23 @@ def test_digits5_labels_pairs_of_digits_and_keeps_the_digit_as_group() -> None:
     data, fine = DATASETS["digits5"].load(None), DATASETS["digits"].load(None)
     assert torch.equal(data.train.labels, fine.train.labels // 2)
     assert torch.equal(data.test.groups, fine.test.labels)
-    assert data.classes == ("0-1", "2-3", "4-5", "6-7", "8-9")
-    assert DATASETS["digits5"].labels == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
+    assert data.classes == DATASETS["digits5"].classes == ("0-1", "2-3", "4-5", "6-7", "8-9")
+    assert data.groups == DATASETS["digits5"].groups == tuple("0123456789")
 
 
 def test_proportional_shares_add_up_and_give_the_rest_to_the_largest_remainders() -> None:
     assert digits.proportional(np.array([10, 10, 30]), 7).tolist() == [2, 1, 4]  # 1.4, 1.4, 4.2
 
 
-# ------------------------------------------------------------------------------------------------------------ cifar10
+# ---------- cifar10
 
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 
 
 def batch(name: str, count: int = 4) -> dict[Any, Any]:
     rng = np.random.default_rng(BATCHES.index(name))
-    return {
-        b"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
-        b"labels": rng.integers(0, 10, count).tolist(),
-    }
+    images = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
+    return {b"data": images, b"labels": rng.integers(0, 10, count).tolist()}
 
 
 def write(folder: Path, name: str, content: Any, protocol: int = 2) -> None:
@@ -101,7 +99,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def python2_pickle(images: np.ndarray, labels: list[int]) -> bytes:
-    """A batch as Python 2 wrote it: byte strings where Python 3 has text, for keys, pixels and dtype codes."""
+    """A batch as Python 2 wrote it: byte strings where Python 3 has text, even for pixels."""
 
     def text(value: bytes) -> bytes:
         return b"T" + struct.pack("<I", len(value)) + value
@@ -109,13 +107,8 @@ def python2_pickle(images: np.ndarray, labels: list[int]) -> bytes:
     def integer(value: int) -> bytes:
         return b"J" + struct.pack("<i", value)
 
-    empty = (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
-        + integer(0)
-        + b"\x85"
-        + text(b"b")
-        + b"tR"
-    )
+    empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
+    empty += integer(0) + b"\x85" + text(b"b") + b"tR"
     byte = b"cnumpy\ndtype\n(" + text(b"u1") + integer(0) + integer(1) + b"tR("
     byte += integer(3) + text(b"|") + b"NNN" + integer(-1) + integer(-1) + integer(0) + b"tb"
     shape = b"".join(map(integer, images.shape)) + b"\x86"
@@ -182,14 +175,14 @@ def test_a_missing_cifar_folder_says_where_it_looked_and_what_to_type(
 
 
 def test_giving_the_batches_folder_itself_names_the_folder_above(cifar: Path) -> None:
-    with pytest.raises(DataError, match="itself holds the batches.*folder above it as --data-dir"):
+    with pytest.raises(DataError, match=r"itself holds the batches.*folder above it as --data-dir"):
         DATASETS["cifar10"].load(cifar)
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
 def test_a_missing_cifar_file_is_named(cifar: Path, name: str) -> None:
     (cifar / name).unlink()
-    with pytest.raises(DataError, match=f"looked for the file .*{name}, found: No such file"):
+    with pytest.raises(DataError, match=rf"looked for the file .*{name}, found: No such file"):
         DATASETS["cifar10"].load(cifar.parent)
 
 
@@ -198,7 +191,7 @@ def test_a_truncated_cifar_file_is_named(cifar: Path, share: float) -> None:
     path = cifar / "data_batch_2"
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DataError, match="data_batch_2.*is truncated or no CIFAR-10 file.*--data-dir"):
+    with pytest.raises(DataError, match=r"data_batch_2.*is truncated or no CIFAR-10 file.*--data-dir"):
         DATASETS["cifar10"].load(cifar.parent)
 
 
@@ -247,7 +240,7 @@ def test_foreign_content_in_a_batch_is_refused_with_found_and_expected(
     cifar: Path, content: Any, complaint: str
 ) -> None:
     write(cifar, "test_batch", content)
-    with pytest.raises(DataError, match=f"test_batch .*{complaint}"):
+    with pytest.raises(DataError, match=rf"test_batch .*{complaint}"):
         DATASETS["cifar10"].load(cifar.parent)
 
 
@@ -258,7 +251,7 @@ def test_class_names_of_another_data_set_are_refused(cifar: Path, names: list[st
         DATASETS["cifar10"].load(cifar.parent)
 
 
-# -------------------------------------------------------------------------------------------------------- imagefolder
+# ---------- imagefolder
 
 
 def paint(path: Path, colour: tuple[int, int, int] = (9, 8, 7), size: tuple[int, int] = (12, 12)) -> None:
@@ -380,13 +373,13 @@ def test_a_tree_without_class_folders_is_refused(tmp_path: Path) -> None:
 
 def test_a_class_with_one_image_cannot_be_cut(tree: Path) -> None:
     paint(tree / "carl" / "1.png")
-    with pytest.raises(DataError, match="1 image in .*carl, expected at least 2"):
+    with pytest.raises(DataError, match=r"1 image in .*carl, expected at least 2"):
         load_folder(tree)
 
 
 def test_a_class_without_images_is_refused(tree: Path) -> None:
     (tree / "carl").mkdir()
-    with pytest.raises(DataError, match="no images in .*carl"):
+    with pytest.raises(DataError, match=r"no images in .*carl"):
         load_folder(tree)
 
 
@@ -403,5 +396,5 @@ def test_a_class_in_one_half_only_is_named(tmp_path: Path, half: str, lacking: s
 def test_a_training_half_without_a_test_half_is_refused(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         paint(tmp_path / "train" / name / "1.png")
-    with pytest.raises(DataError, match="found .*train, but neither .*test nor .*val"):
+    with pytest.raises(DataError, match=r"found .*train, but neither .*test nor .*val"):
         load_folder(tmp_path)

@@ -1,0 +1,47 @@
+"""Shared by all tests: one thread, the registry, and small suites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from harness import registry
+from harness.plan import Plan, make_plan
+from harness.registry import Catalogue
+from harness.store import Store
+from harness.suite import Selection, Suite, expand, parse_suite
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    return registry.load()
+
+
+@pytest.fixture(scope="session")
+def small(catalogue: Catalogue) -> Callable[..., Suite]:
+    """A suite of few, quick runs: digits, mlp, one class."""
+
+    def make(**over: Any) -> Suite:
+        raw: dict[str, Any] = {
+            "seeds": 2,
+            "models": ["mlp"],
+            "methods": ["baseline", "retrain", "finetune", "jit"],
+            "task": [{"dataset": "digits", "scenario": "full_class", "targets": ["3"]}],
+        }
+        return parse_suite("small", raw | over, catalogue)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def planned(catalogue: Catalogue, small: Callable[..., Suite]) -> Callable[..., Plan]:
+    def make(store: Store | None = None, only: Selection | None = None, **over: Any) -> Plan:
+        suite = small(**over)
+        return make_plan(suite, expand(suite, catalogue, only or Selection()), store, catalogue)
+
+    return make

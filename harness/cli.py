@@ -177,13 +177,11 @@ def sweep(
 
     only = _select(methods, models, datasets, scenarios, targets, seeds)
     where = launch.Where(on, workers, per_gpu, device, time_limit)
+    settings = launch.settings(store, data_dir, plugin, where, eval_batch, keep_weights, keep_outputs, limit)
     held = Store.create(store)
     with StoreLock(held):
         made, catalogue = _prepare(suite, held, plugin, only)
         _say(words.plan_line(made, store))
-        settings = launch.settings(
-            store, data_dir, plugin, where, eval_batch, keep_weights, keep_outputs, limit
-        )
         try:
             outcome = launch.sweep(made, held, catalogue, settings, where)
         except KeyboardInterrupt:

@@ -11,9 +11,11 @@ import pandas as pd
 
 from harness.errors import Misuse
 from harness.rows import FINISHED
+from harness.spec import REFERENCES
 from harness.store import Store
 
 SETTING = ["profile", "precision", "dataset", "model", "scenario", "target", "count", "train_seed", "recipe"]
+DIVERGED_POINTS = 100.0
 GAP_PARTS = ("retain_acc", "forget_acc", "mia")
 
 
@@ -88,17 +90,19 @@ def of_suite(frame: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFrame:
 def best(frame: pd.DataFrame, objective: str = "val_gap") -> pd.DataFrame:
     """Of each method, data set, model and scenario the hyper-parameters with the smallest mean objective.
 
-    `val_gap` is the gap to retrain on the tuning half of the test set.
+    `val_gap` is the gap to retrain on the tuning half of the test set. A run that diverged counts as
+    `DIVERGED_POINTS`, or the point would be judged by its lucky seeds alone.
     """
     if objective == "val_gap":
         frame = val_gaps(frame)
     if objective not in frame:
         raise Misuse(f"no objective {objective!r} in these rows; expected val_gap, gap or a score column")
-    ok = frame[(frame["status"] == "ok") & ~frame["method"].isin(["baseline", "retrain"])]
+    tried = frame[frame["status"].isin(FINISHED) & ~frame["method"].isin(REFERENCES)].copy()
+    tried.loc[tried["status"] == "diverged", objective] = DIVERGED_POINTS
     keys = ["method", "dataset", "model", "scenario"]
-    means = ok.groupby([*keys, "params"])[objective].agg(["mean", "count"]).reset_index()
-    tried = means.groupby(keys)["params"].transform("size")
-    chosen = means.assign(tried=tried).sort_values("mean").drop_duplicates(keys)
+    means = tried.groupby([*keys, "params"])[objective].agg(["mean", "count"]).reset_index()
+    points = means.groupby(keys)["params"].transform("size")
+    chosen = means.assign(tried=points).sort_values("mean", kind="stable").drop_duplicates(keys)
     return chosen.sort_values(keys).reset_index(drop=True)
 
 

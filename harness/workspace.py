@@ -19,7 +19,7 @@ from harness.errors import Misuse
 from harness.registry import Catalogue
 from harness.spec import Task, TrainSpec, derive_seed, halves_seed, split_seed
 from harness.store import Store
-from tasks.api import Data, Outputs, Split
+from tasks.api import Data, DataError, Outputs, Split
 from tasks.loaders import TensorBatches, View, batches_of
 from tasks.metrics.entropy import entropy
 from tasks.recipes import Recipe, recipe_by_id
@@ -93,7 +93,10 @@ def read_data(
                 f"data set {dataset}: no data folder given; type --data-dir FOLDER that holds {part}/"
             )
         folder = folder / part
-    data: Data = info.load(folder)
+    try:
+        data: Data = info.load(folder)
+    except DataError as error:
+        raise Misuse(str(error)) from None
     return data.limit(limit) if limit else data
 
 

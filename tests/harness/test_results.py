@@ -128,7 +128,7 @@ def test_best_is_the_smallest_mean_gap_on_the_tuning_half() -> None:
             )
     frame = results.best(pd.DataFrame(made))
     assert list(frame["params"]) == ["{}"] and frame["tried"].tolist() == [2]
-    assert frame["mean"].iloc[0] == pytest.approx(7 / 3)
+    assert frame["mean"].iloc[0] == pytest.approx((5 * 7 / 3 + 100) / 6)  # one of the six diverged
 
 
 @pytest.mark.parametrize("style", ["console", "markdown", "latex", "csv"])

@@ -73,7 +73,7 @@ def _damaged(store: Store, name: str, why: str) -> StoreError:
     return StoreError(f"{store.url}/{name} cannot be read ({why}); delete it to have it made again")
 
 
-# -------------------------------------------------------------------------------------------------------- outputs
+# -------------------- outputs
 
 
 def save_outputs(store: Store, spec_id: str, halves: Halves) -> None:

@@ -66,7 +66,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-# ------------------------------------------------------------------------------------------------------ selecting
+# -------------------- selecting
 
 
 def _select(
@@ -121,7 +121,7 @@ def _existing(url: str) -> Store | None:
     return Store.open(url)
 
 
-# ---------------------------------------------------------------------------------------------------------- verbs
+# -------------------- verbs
 
 
 @app.command()
@@ -284,7 +284,7 @@ def check(
     names: Annotated[str | None, typer.Option("--methods", help="Only these, comma-separated")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Conformance of every registered method, data set, model and metric; with --plugin of what it registers."""
+    """Conformance of everything registered; with --plugin, of what that file registers."""
     from harness import conformance, registry
 
     catalogue = registry.load(plugin or ())

@@ -1,7 +1,7 @@
 """What every method, data set, model and metric must satisfy: registered means tested.
 
-`efface check` runs this over whatever is registered, plugins included. A check that cannot be made here is reported
-as skipped with its reason and never as passed.
+`efface check` runs this over whatever is registered, plugins included. A check that cannot be made here is
+reported as skipped with its reason and never as passed.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def require(holds: bool, message: str) -> None:
         raise Broken(message)
 
 
-# ------------------------------------------------------------------------------------------- a small world to try in
+# -------------------- a small world to try in
 
 
 @cache
@@ -220,7 +220,7 @@ def _equal(a: nn.Module, b: nn.Module) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-# --------------------------------------------------------------------------------------------------------- methods
+# -------------------- methods
 
 
 def _signature(name: str, catalogue: Catalogue) -> None:
@@ -294,7 +294,7 @@ def _outside_scenarios(name: str, catalogue: Catalogue) -> None:
         raise Skipped(f"it does not claim {', '.join(outside)}: a sweep skips these and says so")
 
 
-# ------------------------------------------------------------------------------------- data sets, models, and the rest
+# -------------------- data sets, models, and the rest
 
 
 def _dataset_sound(name: str, catalogue: Catalogue) -> None:

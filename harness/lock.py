@@ -1,4 +1,4 @@
-"""One sweep at a time on one store: flock on a local disk, a lease that must be renewed on an object store."""
+"""One sweep at a time on one store: flock on a local disk, a renewed lease on an object store."""
 
 from __future__ import annotations
 

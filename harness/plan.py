@@ -1,4 +1,4 @@
-"""RunSpecs minus what the store holds = Plan: what is done, what is ready, what waits, and what it will cost."""
+"""RunSpecs minus what the store holds = Plan: what is done, ready or waiting, and what it will cost."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Hyper-parameters for a setting, each with its source: what was published, what was tuned, what is a default.
+"""Hyper-parameters for a setting, each with its source: what was published, what was tuned, what is a
+default.
 
-Layers, each over the one before: the method's field defaults; in profile `reference` what the released code sets;
-the rows of presets.toml that match, the more specific the later; what the suite says. `published` and `tuned` rows
-are separate and a row's origin is stored with every run.
+Layers, each over the one before: the method's field defaults; in profile `reference` what the released code
+sets; the rows of presets.toml that match, the more specific the later; what the suite says. `published` and
+`tuned` rows are separate and a row's origin is stored with every run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Live progress of a sweep: one line a kind on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""Live progress of a sweep: one line a kind on a terminal, plain lines elsewhere, all on stderr."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Pace:
 
 
 class Eta:
-    """Seconds left of a whole sweep: what is left of each kind at the seconds a run of it has taken so far."""
+    """Seconds left of a sweep: what is left of each kind, at the seconds one of it has taken so far."""
 
     def __init__(self, plan: Plan, workers: int) -> None:
         self.workers = workers

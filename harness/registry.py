@@ -1,8 +1,8 @@
 """Finds everything that can be named: built-ins, entry points and `--plugin` files, and where each came from.
 
-A built-in is any module in `methods/`, `tasks/datasets`, `tasks/models`, `tasks/metrics`, or `tasks/scenarios.py`:
-adding one touches one file. Other packages register through the entry-point group `efface`, whose entries name
-modules; a single file is given with `--plugin`.
+A built-in is any module in `methods/`, `tasks/datasets`, `tasks/models`, `tasks/metrics`, or
+`tasks/scenarios.py`: adding one touches one file. Other packages register through the entry-point group
+`efface`, whose entries name modules; a single file is given with `--plugin`.
 """
 
 from __future__ import annotations

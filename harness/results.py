@@ -23,7 +23,7 @@ def load(store: str | Store, *, kinds: Sequence[str] = ("run",), gaps: bool = Tr
     """All rows of a store, one a run: hyper-parameters as `param_*`, other scores as columns, gaps added.
 
     Of a run that was started more than once only the last outcome is kept. Columns `gap_retain_acc`,
-    `gap_forget_acc`, `gap_mia` are ours minus retrain, and `gap` is the mean of their sizes: in points (0 to 100),
+    `gap_forget_acc`, `gap_mia` are ours minus retrain, and `gap` is the mean of their sizes: in points,
     paired with the retrain of the same task, original and forget seed.
     """
     held = store if isinstance(store, Store) else Store.open(store)
@@ -53,7 +53,8 @@ def _spread(frame: pd.DataFrame, column: str, prefix: str) -> pd.DataFrame:
 
 
 def add_gaps(frame: pd.DataFrame, parts: Sequence[str] = GAP_PARTS) -> pd.DataFrame:
-    """Add `gap_*` and `gap`: signed differences to the paired retrain, and the mean of their sizes, in points.
+    """Add `gap_*` and `gap`: signed differences to the paired retrain, and the mean of their sizes, in
+    points.
 
     A deterministic run has one row for all seeds of its task; it is compared with the mean of their retrains.
     """

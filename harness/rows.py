@@ -1,8 +1,8 @@
 """The row schema: one flat row for each finished run, written once here and versioned.
 
-Fractions, not percent; seconds; bytes. `pandas.read_parquet(store + "/rows")` is a supported interface, and every
-file has exactly this schema: pandas drops columns that the first file of a folder lacks. What differs from method
-to method (hyper-parameters, scores of plugin metrics) is therefore JSON in `params` and `scores`;
+Fractions, not percent; seconds; bytes. `pandas.read_parquet(store + "/rows")` is a supported interface, and
+every file has exactly this schema: pandas drops columns that the first file of a folder lacks. What differs
+from method to method (hyper-parameters, scores of plugin metrics) is therefore JSON in `params` and `scores`;
 `harness.results.load` spreads it over columns.
 """
 
@@ -101,7 +101,7 @@ FINISHED = frozenset({"ok", "diverged"})
 
 
 def table(rows: list[Row]) -> pa.Table:
-    """Rows as an Arrow table with exactly the schema; an unknown column is an error, a missing one is null."""
+    """Rows as an Arrow table of this schema; an unknown column is an error, a missing one is null."""
     for row in rows:
         if stray := set(row) - NAMES:
             raise KeyError(f"row {row.get('run_id')} has columns {sorted(stray)} that the schema lacks")

@@ -25,7 +25,9 @@ class Done:
 
 
 class Executor(Protocol):
-    """Where jobs run. `submit` never blocks; `wait` gives back what has finished since, at most after `seconds`."""
+    """Where jobs run. `submit` never blocks; `wait` gives back what has finished since, at most after
+    `seconds`.
+    """
 
     @property
     def slots(self) -> int: ...

@@ -1,8 +1,8 @@
 """Names by content: what a task, a training and a run are, and the id and seeds that follow from it.
 
-An id is 16 hex digits of SHA-256 over canonical JSON of what defines a model, chained through its parents. Where
-it ran, when, how fast and where the data lie is never in the id. A field added later goes to the end with a
-default and is left out of the hash while it equals that default, so that old ids stay.
+An id is 16 hex digits of SHA-256 over canonical JSON of what defines a model, chained through its parents.
+Where it ran, when, how fast and where the data lie is never in the id. A field added later goes to the end
+with a default and is left out of the hash while it equals that default, so that old ids stay.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces; NaN and infinities are written as strings, for they are not JSON."""
+    """JSON with sorted keys and no spaces; NaN and infinities, which are not JSON, become strings."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -173,12 +173,14 @@ def _run_id(spec: RunSpec) -> str:
 
 
 def split_seed(task: Task, forget_seed: int) -> int:
-    """The seed that draws a forget set: it ignores method, parameters and model, so that all forget the same."""
+    """The seed that draws a forget set: without method, parameters and model, so that all forget the same."""
     return derive_seed(forget_seed, "split", task.dataset, task.scenario, task.target, task.count)
 
 
 def halves_seed(dataset: str) -> int:
-    """The seed that cuts a test set into a tuning and a reporting half: one for each data set, whatever the run."""
+    """The seed that cuts a test set into a tuning and a reporting half: one for each data set, whatever the
+    run.
+    """
     return derive_seed(0, "halves", dataset)
 
 

@@ -1,7 +1,8 @@
 """The two stages, train and unlearn: the one place where methods meet tasks.
 
-Only the method itself is timed, after a warm-up and on a synchronised device; scoring is timed apart. Whatever goes
-wrong inside becomes a failed outcome with its traceback in the run's log, and the sweep goes on.
+Only the method itself is timed, after a warm-up and on a synchronised device; scoring is timed apart.
+Whatever goes wrong inside becomes a failed outcome with its traceback in the run's log, and the sweep goes
+on.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _write_log(job: Job, space: Workspace, outcome: Row, log: list[str]) -> None
         outcome.setdefault("error_message", f"log not written: {error}")
 
 
-# ---------------------------------------------------------------------------------------------------------- train
+# -------------------- train
 
 
 def train(job: Job, space: Workspace, log: list[str]) -> Row:
@@ -132,7 +133,9 @@ def _fit(model: nn.Module, batches: Any, spec: TrainSpec, space: Workspace, log:
 
 
 def _start(spec: TrainSpec, space: Workspace) -> nn.Module:
-    """Fresh weights from the spec's own seeds, or the original's where the published Retrain starts from them."""
+    """Fresh weights from the spec's own seeds, or the original's where the published Retrain starts from
+    them.
+    """
     if spec.start == "fresh":
         return space.new_model(spec, derive_seed(spec.train_seed, "init", spec.split_seed))
     assert spec.original is not None
@@ -144,7 +147,7 @@ def _test_accuracy(model: nn.Module, spec: TrainSpec, space: Workspace) -> float
     return float((outputs.logits.argmax(1) == outputs.labels).mean())
 
 
-# -------------------------------------------------------------------------------------------------------- unlearn
+# -------------------- unlearn
 
 
 def unlearn(job: Job, space: Workspace, log: list[str]) -> Row:
@@ -218,7 +221,8 @@ def _timed(
         torch.cuda.reset_peak_memory_stats(space.device)
     space.synchronize()
     begun = time.perf_counter()
-    # no cached low-precision copies of weights: inside one long context they would outlive an optimiser's step
+    # no cached low-precision copies of weights: inside one long context they would outlive an optimiser's
+    # step
     bf16 = torch.autocast(space.device.type, torch.bfloat16, spec.precision == "bf16", cache_enabled=False)
     with bf16:
         unlearned = method(model, given.get("forget"), given.get("retain"), ctx)
@@ -255,7 +259,7 @@ def context(spec: RunSpec, space: Workspace, needs: frozenset[str], log: list[st
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- score
+# -------------------- score
 
 
 def predict_halves(model: nn.Module, spec: TrainSpec, space: Workspace, careful: bool) -> Halves:

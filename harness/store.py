@@ -6,7 +6,8 @@
     STORE/outputs/<id>.parquet      logits of every training and test image, float32
     STORE/logs/<id>.txt             what a run logged, and its traceback
 
-Every file is written under a name that starts with a dot and then renamed, so that readers never see half of one.
+Every file is written under a name that starts with a dot and then renamed, so that readers never see half of
+one.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Store:
         self.local = Path(self.root) if "file" in _protocols(self.fs) else None
         self._listing: dict[str, frozenset[str]] = {}
 
-    # ------------------------------------------------------------------------------------------- opening
+    # -------------------- opening
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -96,11 +97,11 @@ class Store:
             ) from None
         if form > FORMAT or rows > schema.SCHEMA_VERSION:
             raise StoreError(
-                f"{self.url} was written by a newer efface (format {form}, rows schema {rows}; this one knows "
-                f"{FORMAT} and {schema.SCHEMA_VERSION}); update efface, or use another --store"
+                f"{self.url} was written by a newer efface (format {form}, rows schema {rows}; this one "
+                f"knows {FORMAT} and {schema.SCHEMA_VERSION}); update efface, or use another --store"
             )
 
-    # --------------------------------------------------------------------------------------- single files
+    # -------------------- single files
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -147,7 +148,7 @@ class Store:
     def has_outputs(self, spec_id: str) -> bool:
         return f"{spec_id}.parquet" in self._listed("outputs")
 
-    # ----------------------------------------------------------------------------------------------- rows
+    # -------------------- rows
 
     def segments(self) -> list[str]:
         return [name for name in self.names("rows") if name.endswith(".parquet")]
@@ -165,8 +166,9 @@ class Store:
             found = file.read(columns=None if columns is None else list(columns))
         except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
             raise StoreError(
-                f"{self.url}/rows/{name} is no readable Parquet file ({str(error).splitlines()[0]}); efface never "
-                f"leaves half a file, so something else did. Move it out of rows/: what it held is run again"
+                f"{self.url}/rows/{name} is no readable Parquet file ({str(error).splitlines()[0]}); "
+                "efface never leaves half a file, so something else did. "
+                "Move it out of rows/: what it held is run again"
             ) from None
         wanted = [f for f in schema.SCHEMA if columns is None or f.name in columns]
         arrays = [
@@ -209,8 +211,8 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 class RowWriter:
     """The one writer of a sweep: a growing segment that is rewritten and renamed at most once a second.
 
-    A row counts as done only after the rename. A killed driver therefore loses no more than the last second, and
-    there is nothing to compact: the next sweep goes on in the last segment until it has 1,000 rows.
+    A row counts as done only after the rename. A killed driver therefore loses no more than the last second,
+    and there is nothing to compact: the next sweep goes on in the last segment until it has 1,000 rows.
     """
 
     def __init__(self, store: Store) -> None:

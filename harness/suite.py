@@ -1,7 +1,7 @@
 """A suite, read from TOML, and its one expansion into runs and skips.
 
-Suites are data: which methods, models, scenarios, targets and seeds. `expand` is one generator of plain nested
-loops; a pair that a method does not define comes out as a `Skip` with a reason and never silently.
+Suites are data: which methods, models, scenarios, targets and seeds. `expand` is one generator of plain
+nested loops; a pair that a method does not define comes out as a `Skip` with a reason and never silently.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def _task_row(row: Any, suite: Mapping[str, Any], catalogue: Catalogue, where: s
 
 
 def _target(dataset: str, kind: str, target: Any, catalogue: Catalogue, where: str) -> str:
-    """The name of a class or group; an index is turned into the name, so that 69 and "rocket" name one run."""
+    """The name of a class or group; an index becomes the name, so that 69 and "rocket" name one run."""
     info = catalogue.dataset(dataset)
     names = info.classes if kind == "class" and info.classes else info.groups
     if names is None or target in names:
@@ -253,7 +253,7 @@ def _target(dataset: str, kind: str, target: Any, catalogue: Catalogue, where: s
     raise Misuse(f"{where}: {dataset} has no target {target!r}; {did_you_mean(str(target), names)}")
 
 
-# ------------------------------------------------------------------------------------------------------- expansion
+# -------------------- expansion
 
 
 def expand(suite: Suite, catalogue: Catalogue, only: Selection = Selection()) -> Iterator[Wanted | Skip]:
@@ -319,7 +319,7 @@ def _expand_seeds(
 def _retrain(
     suite: Suite, catalogue: Catalogue, task: Task, original: TrainSpec, forget_seed: int
 ) -> TrainSpec:
-    """The original's recipe with the forget set left out, from fresh weights or (as published) from its own."""
+    """The original's recipe without the forget set, from fresh weights or (as published) from its own."""
     warm = suite.retrain_start == "warm"
     recipe = original.recipe
     if warm:

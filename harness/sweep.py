@@ -65,7 +65,7 @@ def sweep(
     make_executor: Callable[[], Executor],
     listener: Listener,
 ) -> Outcome:
-    """Run a plan on a store that the caller has locked. Rows already written are safe whatever happens here."""
+    """Run a plan on a store that the caller has locked. Rows in files are safe whatever happens here."""
     outcome = Outcome()
     began = time.monotonic()
     writer = RowWriter(store)
@@ -169,7 +169,9 @@ def skip_row(skip: Skip, plan: Plan, catalogue: Catalogue) -> Row:
 
 
 def check_data(plan: Plan, store: Store, read: Callable[[str], Any]) -> None:
-    """Refuse to mix: every data set of the plan must be there, and be the one that the store's rows came from."""
+    """Refuse to mix: every data set of the plan must be there, and be the one that the store's rows came
+    from.
+    """
     known = store.digests()
     datasets = sorted({wanted.spec.task.dataset for wanted in plan.wanted})
     for dataset in datasets:
@@ -177,8 +179,9 @@ def check_data(plan: Plan, store: Store, read: Callable[[str], Any]) -> None:
         digest = data.digest()
         if dataset in known and known[dataset] != digest:
             raise Misuse(
-                f"data set {dataset} is not the one that {store.url} has results for (digest {digest}, its rows have "
-                f"{known[dataset]}); give the same --data-dir and --limit as before, or another --store"
+                f"data set {dataset} is not the one that {store.url} has results for (digest {digest}, its "
+                f"rows have {known[dataset]}); give the same --data-dir and --limit as before, "
+                "or another --store"
             )
         for wanted in plan.wanted:
             _check_target(wanted.spec, data, dataset)

@@ -94,8 +94,9 @@ def make_tables(
 ) -> list[Table]:
     """A table for each (data set, model, scenario) of `wanted`, in its order.
 
-    `wanted` has one row for each run that the suite asks for (run_id, dataset, model, scenario, target, method,
-    params); `frame` what the store holds of them, with gaps. Means go over targets and seeds unless `by_target`.
+    `wanted` has one row for each run that the suite asks for (run_id, dataset, model, scenario, target,
+    method, params); `frame` what the store holds of them, with gaps. Means go over targets and seeds
+    unless `by_target`.
     """
     keys = [*PLACE, "target"] if by_target else list(PLACE)
     held = frame.set_index("run_id", drop=False)
@@ -216,14 +217,14 @@ def _common_notes(table: Table, held: pd.DataFrame) -> None:
         table.facts.append(f"Computed on {'; '.join(machines)}.")
 
 
-# ----------------------------------------------------------------------------------------------------- rendering
+# -------------------- rendering
 
 HEAD = ("method", "data", "params")
 LEGEND = """\
-D_r: what stays, D_f: what is forgotten; on the reporting part of the test set, but D_f on its training images where
-single images are forgotten. MIA: share of forgotten images that an entropy attack calls members. Gap: mean distance
-to retrain in D_r, D_f and MIA, in points, paired by seed. Mean ± sample standard deviation over n runs (targets and
-seeds); seconds: median, the method alone, on a device of its own."""
+D_r: what stays, D_f: what is forgotten; on the reporting part of the test set, but D_f on its training images
+where single images are forgotten. MIA: share of forgotten images that an entropy attack calls members. Gap:
+mean distance to retrain in D_r, D_f and MIA, in points, paired by seed. Mean ± sample standard deviation over
+n runs (targets and seeds); seconds: median, the method alone, on a device of its own."""
 
 
 def render(tables: Sequence[Table], style: str) -> str:

@@ -19,7 +19,7 @@ from harness.sweep import Outcome
 
 Facts = dict[str, Any]
 
-# ----------------------------------------------------------------------------------------------------------- plans
+# -------------------- plans
 
 
 def plan_facts(plan: Plan) -> Facts:
@@ -75,7 +75,7 @@ def _cost_text(plan: Plan) -> str:
     seconds = plan.seconds()
     if seconds is None:
         unknown = sum(job.expected_seconds <= 0 for job in plan.jobs)
-        return f"Cost: not known; {unknown} of {len(plan.jobs)} pieces of work are of a kind not measured in this store."
+        return f"Cost: not known: {unknown} of {len(plan.jobs)} pieces of work are of kinds not measured yet."
     return f"Cost: {clock(seconds)} of one worker, from the medians of {plan.measured} measured rows."
 
 
@@ -108,7 +108,7 @@ def wanted_frame(plan: Plan) -> pd.DataFrame:
     return frame.drop_duplicates("run_id")
 
 
-# ---------------------------------------------------------------------------------------------------------- sweeps
+# -------------------- sweeps
 
 
 def outcome_facts(outcome: Outcome, plan: Plan, store: str) -> Facts:
@@ -149,7 +149,7 @@ def outcome_text(outcome: Outcome, plan: Plan, store: str, suite: str) -> str:
     return "\n".join(lines)
 
 
-# ----------------------------------------------------------------------------------------------------------- store
+# -------------------- store
 
 
 def store_facts(store: Store) -> Facts:
@@ -173,7 +173,8 @@ def store_text(facts: Mapping[str, Any]) -> str:
     held = facts["held_by"]
     lines = [
         f"store    {facts['store']}",
-        f"rows     {facts['rows']} in {facts['files']} files, of suites {', '.join(facts['suites']) or 'none'}",
+        f"rows     {facts['rows']} in {facts['files']} files",
+        f"suites   {', '.join(facts['suites']) or 'none'}",
         *(f"         {count:>7} {what}" for what, count in facts["by_kind"].items()),
         f"models   {facts['models']}",
         f"outputs  {facts['outputs']}",
@@ -233,9 +234,14 @@ def preset_text(best: pd.DataFrame, plan: Plan, catalogue: Catalogue, objective:
             f"best of {row['tried']} points in suite {plan.suite.name} by {objective}: "
             f"{row['mean']:.2f} points over {row['count']} runs"
         )
-        parts.append(
-            f'[[preset]]\nmethod = "{row["method"]}"\ndataset = ["{row["dataset"]}"]\nmodel = ["{row["model"]}"]\n'
-            f'scenario = ["{row["scenario"]}"]\nprofile = "{plan.suite.profile}"\norigin = "tuned"\n'
-            f'source = "{source}"\nparams = {{ {params} }}\n'
-        )
+        lines = [
+            "[[preset]]",
+            f'method = "{row["method"]}"',
+            *(f'{key} = ["{row[key]}"]' for key in ("dataset", "model", "scenario")),
+            f'profile = "{plan.suite.profile}"',
+            'origin = "tuned"',
+            f'source = "{source}"',
+            f"params = {{ {params} }}\n",
+        ]
+        parts.append("\n".join(lines))
     return "\n".join(parts)

@@ -1,4 +1,6 @@
-"""What a worker keeps between runs: data sets and originals on its device, outputs and splits in memory, all bounded."""
+"""What a worker keeps between runs: data sets and originals on its device, outputs and splits in memory, all
+bounded.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,7 @@ class Workspace:
         self._splits: Cache[Split] = Cache(SPLITS)
         self._warm: set[tuple[str, str]] = set()
 
-    # ------------------------------------------------------------------------------------------------- data
+    # -------------------- data
 
     def loaded(self, dataset: str) -> Loaded:
         if dataset not in self._data:
@@ -176,7 +178,7 @@ class Workspace:
         cut: Split = scenario.cut(request)
         return cut
 
-    # ------------------------------------------------------------------------------------------------ models
+    # -------------------- models
 
     def recipe(self, spec: TrainSpec) -> Recipe:
         return recipe_by_id(spec.recipe)

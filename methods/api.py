@@ -121,9 +121,9 @@ def method(
 ) -> Callable[[M], M]:
     """Register a frozen dataclass as the unlearning method `name`.
 
-    `needs` is a subset of {"forget", "retain", "class_id"}. Raise `version` when the algorithm changes: it is part
-    of a run's name, so old rows stay apart from new ones. `reference` holds the fields that differ in profile
-    `reference`, i.e. the quirks of the released code.
+    `needs` is a subset of {"forget", "retain", "class_id"}. Raise `version` when the algorithm changes: it is
+    part of a run's name, so old rows stay apart from new ones. `reference` holds the fields that differ in
+    profile `reference`, i.e. the quirks of the released code.
     """
 
     def register(cls: M) -> M:

@@ -12,9 +12,9 @@ The paper's importance is the diagonal of the Fisher information, a mean of squa
 examples; this follows the released code, which squares the mean gradient of a batch, so batch size and order
 change the result.
 The released code walks D sorted by class with the forget set last, and shuffled in the JiT benchmark's
-full-class script (`order`). With D_f last its batches are unmixed, which raises I_D where I_f is high: at the same α
-a fixed order selects far fewer weights than a shuffled one. Shuffled is the default here, for its batches are what
-the mean over D supposes; its price is that the result depends on the seed.
+full-class script (`order`). With D_f last its batches are unmixed, which raises I_D where I_f is high: at
+the same α a fixed order selects far fewer weights than a shuffled one. Shuffled is the default here, for its
+batches are what the mean over D supposes; its price is that the result depends on the seed.
 The benchmark's full-class script computes tuned α and λ but runs α = λ = 1; the defaults are the paper's for
 ResNet18.
 """

@@ -1,7 +1,8 @@
-"""The contracts of a task: image sets, splits, outputs, and how data sets, models, scenarios and metrics register.
+"""The contracts of a task: image sets, splits, outputs, and how data sets, models, scenarios and metrics
+register.
 
-Every registered thing is a frozen record in one of four tables, so that listing, checking and extending them is
-the same for all: `@dataset`, `@model`, `@scenario`, `@metric`.
+Every registered thing is a frozen record in one of four tables, so that listing, checking and extending them
+is the same for all: `@dataset`, `@model`, `@scenario`, `@metric`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ Indices = NDArray[np.int64]
 
 
 class DataError(ValueError):
-    """A data folder is missing, truncated or foreign. The message says what was found, expected, and what to type."""
+    """A data folder is missing, truncated or foreign. The message says what was found, expected, and what to
+    type.
+    """
 
 
-# ---------------------------------------------------------------------------------------------- what data look like
+# -------------------- what data look like
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,9 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A loaded data set: both official halves, names of its classes and groups, and where it stands to the original."""
+    """A loaded data set: both official halves, names of its classes and groups, and where it stands to the
+    original.
+    """
 
     train: ImageSet
     test: ImageSet
@@ -61,7 +66,7 @@ class Data:
         return int(channels), int(height), int(width)
 
     def digest(self) -> str:
-        """16 hex digits of SHA-256 over all pixels, labels and groups: moving the files does not change it."""
+        """16 hex digits of SHA-256 over pixels, labels and groups: moving the files does not change it."""
         sha = hashlib.sha256()
         for half in (self.train, self.test):
             for part in (half.images, half.labels, half.groups):
@@ -81,7 +86,9 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which examples are forgotten, retained and tested: sorted int64 positions in the train or the test half."""
+    """Which examples are forgotten, retained and tested: sorted int64 positions in the train or the test
+    half.
+    """
 
     forget: Indices  # of the train half
     retain: Indices  # of the train half
@@ -141,12 +148,14 @@ class Scored:
         return self.forget_test.join(self.retain_test)
 
 
-# ------------------------------------------------------------------------------------------------- what can register
+# -------------------- what can register
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """A data set: `load(folder)` gives its `Data`; `groups` names what can be forgotten, where that is known at once."""
+    """A data set: `load(folder)` gives its `Data`; `groups` names what can be forgotten, where that is known
+    at once.
+    """
 
     name: str
     load: Callable[[Path | None], Data]
@@ -159,7 +168,9 @@ class DatasetInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model: `build(num_classes, (C, H, W))` gives it with fresh weights drawn from torch's global generator."""
+    """A model: `build(num_classes, (C, H, W))` gives it with fresh weights drawn from torch's global
+    generator.
+    """
 
     name: str
     build: Callable[[int, tuple[int, int, int]], nn.Module]

@@ -23,7 +23,7 @@ CHOICES = {
     "schedule": ("constant", "cosine", "one_cycle", "reference_one_cycle", "reference_multistep"),
     "checkpoint": ("last", "best_test", "best_val"),
 }
-# fields that do not change what is trained: widening a row to another model must not rename what it trained before
+# not part of what is trained: widening a row to another model must not rename what it trained before
 UNNAMED = ("name", "source", "datasets", "models", "profile")
 
 

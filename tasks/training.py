@@ -30,7 +30,7 @@ def view_of(recipe: Recipe) -> View:
     return View(recipe.mean, recipe.std, recipe.size)
 
 
-# -------------------------------------------------------------------------------------------------- schedules
+# -------------------- schedules
 
 
 def learning_rate(recipe: Recipe, epoch: int, step: int, steps_per_epoch: int) -> float:
@@ -97,7 +97,7 @@ def _anneal(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-# ------------------------------------------------------------------------------------------------------- loop
+# -------------------- loop
 
 
 def fit(

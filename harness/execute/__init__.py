@@ -1,1 +1,3 @@
-"""Where jobs run. Everything here satisfies `harness.schedule.Executor`: `inline` in this process, `ray` on a cluster."""
+"""Where jobs run. Everything here satisfies `harness.schedule.Executor`: `inline` in this process, `ray` on a
+cluster.
+"""

@@ -1,9 +1,9 @@
 """The executor on Ray: a pool of long-lived actors, one for each device slot.
 
-Actors rather than tasks, because Ray starts a new process for each GPU task by default and a reused task worker keeps
-its first CUDA device, while an actor is bound to its device for life and keeps its data sets and originals loaded.
-An actor that dies is replaced and its job submitted again, twice at most; jobs that stood behind it in the
-actor's queue had no part in it and keep their attempts.
+Actors rather than tasks, because Ray starts a new process for each GPU task by default and a reused task
+worker keeps its first CUDA device, while an actor is bound to its device for life and keeps its data sets and
+originals loaded. An actor that dies is replaced and its job submitted again, twice at most; jobs that stood
+behind it in the actor's queue had no part in it and keep their attempts.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class RayPool:
         self._ray.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    # ------------------------------------------------------------------------------------------- assigning
+    # -------------------- assigning
 
     def _start(self) -> Slot:
         # an actor on a GPU takes no CPU: it would hold one for life, and the last ones would never start
@@ -142,7 +142,9 @@ class RayPool:
         return room
 
     def _assign(self) -> None:
-        """Give each idle place the queued job that fits it best: the first whose originals it holds, else the first."""
+        """Give each idle place the queued job that fits it best: the first whose originals it holds, else the
+        first.
+        """
         for depth in range(AHEAD):
             for slot in self._slots:
                 if self._queue and len(slot.queue) == depth and (depth == 0 or not slot.alone):
@@ -165,7 +167,7 @@ class RayPool:
         slot.holds.add(_resource(job))
         slot.queue.append((slot.actor.execute.remote(job), job))
 
-    # ------------------------------------------------------------------------------------------ collecting
+    # -------------------- collecting
 
     def _collect(self, slot: Slot) -> None:
         ref, job = slot.queue[0]
@@ -194,7 +196,9 @@ class RayPool:
         self._slots[self._slots.index(slot)] = self._start()
 
     def _enforce_limits(self) -> None:
-        """A run over its time limit is stopped with its actor; the clock of a new actor starts with its first row."""
+        """A run over its time limit is stopped with its actor; the clock of a new actor starts with its first
+        row.
+        """
         if self.time_limit is None:
             return
         for slot in list(self._slots):

@@ -1,4 +1,4 @@
-"""Real processes on Ray: whatever is killed, what was reported is kept, and the end is that of an undisturbed sweep."""
+"""Real processes on Ray: whatever is killed, what was reported is kept, and the end is as if undisturbed."""
 
 from __future__ import annotations
 

@@ -96,7 +96,8 @@ def test_a_misuse_is_one_message_and_exit_code_2(run: Run, words: list[str], mes
         ),
         (
             "from methods.api import method\nfrom dataclasses import dataclass\n"
-            "@method('retrain', needs={'forget'}, scenarios={'random'})\n@dataclass(frozen=True)\nclass A: pass",
+            "@method('retrain', needs={'forget'}, scenarios={'random'})\n"
+            "@dataclass(frozen=True)\nclass A: pass",
             "'retrain' is reserved",
         ),
         (
@@ -157,7 +158,7 @@ def test_a_failed_run_makes_exit_code_1_and_says_how_to_see_it(run: Run, tmp_pat
     )
     (tmp_path / "small.toml").write_text(SUITE.replace('"jit"', '"jit", "bad"'))
     command = ["small.toml", "--plugin", "bad.py", "--on", "inline", "--store", "s"]
-    code, out, err = run("sweep", *command)
+    code, out, _ = run("sweep", *command)
     assert code == 1
     assert "by design" in out and "efface show" in out
     row = pd.read_parquet("s/rows").set_index("method").loc["bad"]
@@ -261,7 +262,8 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['efface', '--help']\nfrom harness import cli\n"
         "try: cli.main()\nexcept SystemExit: pass\n"
-        "print([m for m in ('torch', 'ray', 'pandas', 'pyarrow', 'sklearn', 'optuna', 'timm') if m in sys.modules])"
+        "heavy = ('torch', 'ray', 'pandas', 'pyarrow', 'sklearn', 'optuna', 'timm')\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")

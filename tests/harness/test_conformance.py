@@ -1,4 +1,4 @@
-"""Registered means tested: the checks pass for everything shipped, and each of them fails for what it is there for."""
+"""The checks pass for everything shipped, and each of them fails for what it is there to find."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_a_sound_method_passes(catalogue: Catalogue, extra_method: Callable[...,
     name = extra_method(shaken)
     findings = conformance.check(catalogue, [name])
     assert {f.outcome for f in findings} == {"passed", "skipped"}
-    assert next(f.why for f in findings if f.claim.startswith("is skipped outside")).startswith("it does not claim")
+    assert next(f.why for f in findings if f.claim.startswith("is skipped outside")).startswith(
+        "it does not claim"
+    )
 
 
 def uses_undeclared(model: nn.Module, forget: Any, retain: Any, ctx: Any) -> nn.Module:
@@ -93,7 +95,12 @@ def spoils_the_data(model: nn.Module, forget: Any, retain: Any, ctx: Any) -> nn.
     ],
 )
 def test_what_does_not_conform_is_found(
-    catalogue: Catalogue, extra_method: Callable[..., str], body: Body, info: dict[str, Any], claim: str, why: str
+    catalogue: Catalogue,
+    extra_method: Callable[..., str],
+    body: Body,
+    info: dict[str, Any],
+    claim: str,
+    why: str,
 ) -> None:
     name = extra_method(body, **info)
     try:

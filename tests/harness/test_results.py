@@ -1,4 +1,4 @@
-"""Gaps are paired by seed, and tables say what they rest on. Golden files hold the tables letter by letter."""
+"""Gaps are paired by seed, and tables say what they rest on. Golden files hold them letter by letter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def rows() -> list[dict[str, Any]]:
-    """Two targets, three seeds: retrain, a zero-shot method, a deterministic baseline, and things that go wrong."""
+    """Two targets, three seeds: retrain, a zero-shot method, a deterministic baseline, and things that go
+    wrong.
+    """
     made: list[dict[str, Any]] = []
     common = {"kind": "run", "profile": "corrected", "precision": "fp32", "dataset": "digits", "model": "mlp"}
     common |= {"scenario": "full_class", "train_seed": 0, "recipe": "r@0", "data_official": True}

@@ -1,4 +1,4 @@
-"""The DAG loop, with an executor that only pretends: parents first, failures block, nothing is lost or repeated."""
+"""The DAG loop, with an executor that only pretends: parents first, nothing lost, nothing repeated."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_worst_case_forgets_the_lowest_entropies_of_the_original(ground: Ground)
     assert rows.loc["baseline", "forget_entropy"] < rows.loc["retrain", "forget_entropy"]
 
 
-# --------------------------------------------------------------------------------------------------- what retrain is
+# -------------------- what retrain is
 
 
 def trained(ground: Ground, spec: TrainSpec, space: Any = None) -> dict[str, torch.Tensor]:
@@ -135,7 +135,7 @@ def test_a_warm_retrain_starts_from_the_originals_body(ground: Ground) -> None:
     assert all(torch.equal(before[name], start[name]) for name in before)
 
 
-# ------------------------------------------------------------------------------------------- what a method is given
+# -------------------- what a method is given
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_samples_handed_to_a_method_are_counted(ground: Ground) -> None:
     assert 4 * 850 < seen["finetune"] < 5 * 950
 
 
-# --------------------------------------------------------------------------------------------------------- failures
+# -------------------- failures
 
 
 def test_an_error_in_a_method_is_a_failed_row_with_its_traceback_in_the_log(

@@ -177,7 +177,7 @@ def test_predict_refuses_an_unknown_precision_and_an_empty_walk():
         predict(Probe(), numbered(positions=np.empty(0, dtype=np.int64)))
 
 
-# ----------------------------------------------------------------------------------------------- augmentation
+# -------------------- augmentation
 
 
 def moves(count, *, down=0, right=0, flip=False, degrees=0.0):

@@ -53,7 +53,7 @@ def scored(retrained=None, profile="corrected", **parts):
     return Scored(profile=profile, **(empty | parts), retrained=retrained)
 
 
-# --------------------------------------------------------------------------------------------------- accuracy
+# -------------------- accuracy
 
 
 def test_accuracies_are_fractions_of_samples_of_their_own_part():
@@ -89,7 +89,7 @@ def test_the_accuracy_of_nothing_is_no_number():
         batch_mean_accuracy(outputs([0], [0]), 0)
 
 
-# ---------------------------------------------------------------------------------------------------- entropy
+# -------------------- entropy
 
 
 def test_entropy_in_nats_has_the_known_values():
@@ -155,7 +155,7 @@ def test_a_probability_of_zero_makes_only_the_released_variant_infinite():
         assert np.isfinite(js_divergence(sure, HALVES))
 
 
-# --------------------------------------------------------------------------------------- membership inference
+# -------------------- membership inference
 
 MEMBERS, NON_MEMBERS, JUDGED = np.full(900, 0.1), np.full(100, 0.5), np.array([0.2, 0.29, 0.31])
 
@@ -231,7 +231,7 @@ def test_an_attack_without_non_members_is_refused():
         fit_attack(MEMBERS, np.empty(0))
 
 
-# -------------------------------------------------------------------------------------- against the retrained
+# -------------------- against the retrained
 
 
 def test_agreement_is_the_share_of_equal_predictions_on_test_and_forgotten_images():

@@ -137,7 +137,8 @@ def test_no_recipe_is_an_error_that_says_what_to_add(monkeypatch):
 
 def test_changing_what_is_trained_renames_it_and_saying_where_it_applies_does_not():
     changes = {
-        "epochs": 4, "batch_size": 9, "lr": 0.2, "role": "retrain_warm", "optimizer": "adamw", "momentum": 0.8,
+        "epochs": 4, "batch_size": 9, "lr": 0.2, "role": "retrain_warm", "optimizer": "adamw",
+        "momentum": 0.8,
         "weight_decay": 0.1, "schedule": "cosine",
         "milestones": (2,), "augment": True, "mean": (0.4,), "std": (0.4,), "size": 32,
         "checkpoint": "best_val",

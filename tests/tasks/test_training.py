@@ -35,7 +35,7 @@ def equal(a, b):
     )
 
 
-# -------------------------------------------------------------------------------------------------- schedules
+# -------------------- schedules
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_constant_rate_is_constant():
     assert {learning_rate(RECIPE, epoch, step, 5) for epoch in range(2) for step in range(5)} == {0.1}
 
 
-# -------------------------------------------------------------------------------------------------------- fit
+# -------------------- fit
 
 
 def by_hand(model, images, labels, rates, weight_decay):

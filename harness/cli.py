@@ -105,7 +105,8 @@ def _prepare(
     """The registry, the suite and its plan against a store."""
     from harness import registry
     from harness.plan import make_plan
-    from harness.suite import expand, load_suite
+    from harness.suite import expand
+    from harness.suite_file import load_suite
 
     catalogue = registry.load(plugins or ())
     loaded: Suite = load_suite(suite, catalogue)
@@ -208,8 +209,9 @@ def tables(
 ) -> None:
     """Mean ± std tables of SUITE from what the store holds."""
     from harness import results
+    from harness.render import render
     from harness.store import Store
-    from harness.tables import make_tables, render
+    from harness.tables import make_tables
     from harness.words import skip_facts, wanted_frame
 
     if style not in ("console", "markdown", "latex", "csv"):

@@ -89,7 +89,7 @@ def _store(url: str) -> Line:
 
 def _data(suite_name: str, data_dir: Path | None, plugins: Iterable[str]) -> Iterator[Line]:
     from harness import registry
-    from harness.suite import load_suite
+    from harness.suite_file import load_suite
     from harness.workspace import read_data
 
     catalogue = registry.load(plugins)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import registry, rows, suite
+from harness import registry, rows, suite_file
 from harness.errors import unknown
 from harness.registry import Catalogue
 
@@ -21,7 +21,7 @@ def rows_of(what: str, plugins: Iterable[str | Path] = ()) -> Rows:
         return [dict(row) for row in rows.describe()]
     catalogue = registry.load(plugins)
     if what == "suites":
-        return [_suite(name, catalogue) for name in suite.suite_names()]
+        return [_suite(name, catalogue) for name in suite_file.suite_names()]
     table: Mapping[str, Any] = getattr(catalogue, what)
     return [
         {"name": name, **KINDS[what](entry), "origin": catalogue.origins.get((what, name), "?")}
@@ -30,7 +30,7 @@ def rows_of(what: str, plugins: Iterable[str | Path] = ()) -> Rows:
 
 
 def _suite(name: str, catalogue: Catalogue) -> dict[str, str]:
-    loaded = suite.load_suite(name, catalogue)
+    loaded = suite_file.load_suite(name, catalogue)
     return {
         "name": name,
         "profile": loaded.profile,

@@ -13,7 +13,6 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,20 +20,16 @@ from harness import artifacts
 from harness.errors import Misuse
 from harness.plan import Job
 from harness.provenance import worker_facts
-from harness.rows import NAMES, Row
+from harness.rows import Row
+from harness.scoring import Diverged, Halves, predict_half, predict_halves, require_finite, score
 from harness.spec import REFERENCES, RunSpec, TrainSpec, derive_seed, to_dict
 from harness.workspace import Workspace
 from methods.api import Context
-from tasks.api import Outputs, Scored, Split
-from tasks.loaders import TensorBatches, pixel_range, predict
+from tasks.api import Split
+from tasks.loaders import TensorBatches, pixel_range
 from tasks.training import fit, view_of
 
 ON_TUNING_HALF = ("retain_acc", "forget_acc", "mia")
-Halves = dict[str, Outputs]
-
-
-class Diverged(ArithmeticError):
-    """The model is no longer finite."""
 
 
 def execute(job: Job, space: Workspace) -> Row:
@@ -96,7 +91,7 @@ def train(job: Job, space: Workspace, log: list[str]) -> Row:
     model = _fit(model, batches, spec, space, log)
     space.synchronize()
     seconds = time.perf_counter() - begun
-    _require_finite(model)
+    require_finite(model)
     begun = time.perf_counter()
     halves = predict_halves(model, spec, space, job.careful)
     scoring = time.perf_counter() - begun
@@ -143,7 +138,7 @@ def _start(spec: TrainSpec, space: Workspace) -> nn.Module:
 
 
 def _test_accuracy(model: nn.Module, spec: TrainSpec, space: Workspace) -> float:
-    outputs = _predict(model, spec, space, "test", space.settings.eval_batch)
+    outputs = predict_half(model, spec, space, "test", space.settings.eval_batch)
     return float((outputs.logits.argmax(1) == outputs.labels).mean())
 
 
@@ -196,7 +191,7 @@ def _method(job: Job, space: Workspace, split: Split, log: list[str]) -> tuple[H
     ctx = context(spec, space, info.needs, log)
     torch.manual_seed(derive_seed(spec.seed, "method", "global"))  # dropout
     model, facts = _timed(method, model, given, ctx, spec, space)
-    _require_finite(model)
+    require_finite(model)
     begun = time.perf_counter()
     halves = predict_halves(model, spec.original, space, job.careful)
     facts["seconds_scoring"] = time.perf_counter() - begun
@@ -259,67 +254,6 @@ def context(spec: RunSpec, space: Workspace, needs: frozenset[str], log: list[st
     )
 
 
-# -------------------- score
-
-
-def predict_halves(model: nn.Module, spec: TrainSpec, space: Workspace, careful: bool) -> Halves:
-    """Outputs on every training and test image: one forward pass each, which serves all scores."""
-    size = max(1, space.settings.eval_batch // (2 if careful else 1))
-    halves = {half: _predict(model, spec, space, half, size) for half in ("train", "test")}
-    if not all(np.isfinite(outputs.logits).all() for outputs in halves.values()):
-        raise Diverged("the model's outputs are not finite")
-    return halves
-
-
-def _predict(model: nn.Module, spec: TrainSpec, space: Workspace, half: str, size: int) -> Outputs:
-    batches = space.batches(spec.dataset, half, view_of(space.recipe(spec)), size=size)
-    logits = predict(model, batches, spec.precision)
-    return Outputs(logits, batches.labels().cpu().numpy())
-
-
-def score(job: Job, space: Workspace, split: Split, halves: Halves) -> tuple[Row, dict[str, float]]:
-    """All scores of a run: those with a column of their own, and the others."""
-    retrained = space.outputs(job.retrain) if job.retrain else None
-    spec = job.spec
-    assert isinstance(spec, RunSpec)
-    profile = spec.task.profile
-    found = compute(space, job.metrics, cut(profile, split, halves, retrained))
-    if len(split.retain_val):
-        tuning = [name for name in job.metrics if name in ON_TUNING_HALF]
-        on_val = compute(space, tuning, cut(profile, split, halves, tuning=True))
-        found |= {f"val_{name}": value for name, value in on_val.items() if name in ON_TUNING_HALF}
-    columns = {name: _nullable(value) for name, value in found.items() if name in NAMES}
-    return columns, {name: value for name, value in found.items() if name not in NAMES}
-
-
-def compute(space: Workspace, metrics: Any, scored: Scored) -> dict[str, float]:
-    """One number for each column of each metric."""
-    found: dict[str, float] = {}
-    for name in metrics:
-        value = space.catalogue.metrics[name].score(scored)
-        found |= {name: float(value)} if isinstance(value, (int, float)) else dict(value)
-    return found
-
-
-def cut(
-    profile: str, split: Split, halves: Halves, retrained: Halves | None = None, tuning: bool = False
-) -> Scored:
-    """A model's outputs along a split, on the reporting or the tuning part of the test set."""
-    train, test = halves["train"], halves["test"]
-    return Scored(
-        profile=profile,
-        forget=train.take(split.forget),
-        retain=train.take(split.retain),
-        forget_test=test.take(split.forget_val if tuning else split.forget_test),
-        retain_test=test.take(split.retain_val if tuning else split.retain_test),
-        retrained=cut(profile, split, retrained, tuning=tuning) if retrained else None,
-    )
-
-
-def _nullable(value: float) -> float | None:
-    return None if value != value else value
-
-
 def _data_facts(spec: TrainSpec, space: Workspace, split: Split | None) -> Row:
     loaded = space.loaded(spec.dataset)
     return {
@@ -328,9 +262,3 @@ def _data_facts(spec: TrainSpec, space: Workspace, split: Split | None) -> Row:
         "data_official": loaded.data.official,
         "data_note": loaded.data.note or None,
     }
-
-
-def _require_finite(model: nn.Module) -> None:
-    tensors = [t.detach() for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
-    if not all(bool(torch.isfinite(t.sum())) and bool(torch.isfinite(t).all()) for t in tensors):
-        raise Diverged("the model's parameters are not finite")

@@ -1,47 +1,20 @@
-"""A suite, read from TOML, and its one expansion into runs and skips.
+"""A suite and its one expansion into runs and skips.
 
-Suites are data: which methods, models, scenarios, targets and seeds. `expand` is one generator of plain
-nested loops; a pair that a method does not define comes out as a `Skip` with a reason and never silently.
+A suite is data: which methods, models, scenarios, targets and seeds. `harness.suite_file` reads it. `expand`
+is one generator of plain nested loops; a pair that a method does not define comes out as a `Skip` with a
+reason and never silently.
 """
 
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import Misuse, did_you_mean, unknown
-from harness.presets import SUITES, MethodTable, Resolved, resolve
-from harness.spec import PRECISIONS, PROFILES, REFERENCES, Params, RunSpec, Task, TrainSpec, Value, content_id
-
-DEFAULT_METRICS = ("retain_acc", "forget_acc", "test_acc", "mia", "forget_entropy")
-SUITE_KEYS = {
-    "title": str,
-    "profile": str,
-    "precision": str,
-    "seeds": (int, list),
-    "train_seeds": (int, list),
-    "retrain_seeds": int,
-    "methods": list,
-    "models": list,
-    "metrics": list,
-    "task": list,
-    "params": dict,
-    "grid": dict,
-    "retrain_start": str,
-}
-TASK_KEYS = {
-    "dataset": str,
-    "models": list,
-    "scenario": str,
-    "targets": list,
-    "count": int,
-    "methods": list,
-    "title": str,
-}
+from harness.errors import Misuse, did_you_mean
+from harness.presets import MethodTable, Resolved, resolve
+from harness.spec import REFERENCES, Params, RunSpec, Task, TrainSpec, Value, content_id
 
 
 class Catalogue(MethodTable, Protocol):
@@ -119,141 +92,6 @@ class Wanted:
     spec: RunSpec
     origin: str  # of its hyper-parameters
     retrain: TrainSpec  # the model it is compared with
-
-
-def suite_names(folder: Path = SUITES) -> list[str]:
-    """Names of the shipped suites."""
-    return sorted(path.stem for path in folder.glob("*.toml") if path.stem not in {"presets", "spaces"})
-
-
-def load_suite(name: str, catalogue: Catalogue) -> Suite:
-    """A shipped suite by name, or any TOML file by path."""
-    path = Path(name).expanduser() if name.endswith(".toml") else SUITES / f"{name}.toml"
-    if not path.is_file() or path.stem in {"presets", "spaces"}:
-        hint = "no such file" if name.endswith(".toml") else did_you_mean(name, suite_names())
-        raise Misuse(f"unknown suite {name!r}; {hint} (a suite of your own: give the path of its .toml file)")
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Misuse(f"suite {path}: not valid TOML: {error}") from None
-    return parse_suite(path.stem, raw, catalogue)
-
-
-def parse_suite(name: str, raw: Mapping[str, Any], catalogue: Catalogue) -> Suite:
-    """A suite from its parsed TOML; every unknown key, name and type is refused."""
-    where = f"suite {name}"
-    _check_keys(raw, SUITE_KEYS, where)
-    if not raw.get("task"):
-        raise Misuse(f"{where}: has no [[task]]; add one with dataset, scenario, models and targets")
-    for key, choices in (
-        ("profile", PROFILES),
-        ("precision", PRECISIONS),
-        ("retrain_start", ("fresh", "warm")),
-    ):
-        if key in raw and raw[key] not in choices:
-            raise Misuse(f"{where}: {key} is {raw[key]!r}, expected {' or '.join(choices)}")
-    for metric in raw.get("metrics", ()):
-        _known("metric", metric, catalogue.metrics, where)
-    for key in ("params", "grid"):
-        for method in raw.get(key, {}):
-            _known("method", method, catalogue.methods, f"{where}, [{key}.{method}]")
-    tasks = tuple(
-        _task_row(row, raw, catalogue, f"{where}, task {i}") for i, row in enumerate(raw["task"], 1)
-    )
-    seeds = _seeds(raw, "seeds", where)
-    retrain_seeds = raw.get("retrain_seeds")
-    if retrain_seeds is not None and not 1 <= retrain_seeds <= len(seeds):
-        raise Misuse(f"{where}: retrain_seeds is {retrain_seeds}, expected 1 to {len(seeds)} (the seeds)")
-    return Suite(
-        name=name,
-        title=raw.get("title", name),
-        profile=raw.get("profile", "corrected"),
-        precision=raw.get("precision", "fp32"),
-        seeds=seeds,
-        train_seeds=_seeds(raw, "train_seeds", where),
-        retrain_seeds=retrain_seeds,
-        metrics=tuple(raw.get("metrics", DEFAULT_METRICS)),
-        tasks=tasks,
-        params=raw.get("params", {}),
-        grid=raw.get("grid", {}),
-        retrain_start=raw.get("retrain_start", "fresh"),
-    )
-
-
-def _check_keys(raw: Mapping[str, Any], keys: Mapping[str, Any], where: str) -> None:
-    for key, value in raw.items():
-        if key not in keys:
-            raise unknown("key", key, keys, where)
-        if not isinstance(value, keys[key]) or isinstance(value, bool):
-            kinds = keys[key] if isinstance(keys[key], tuple) else (keys[key],)
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise Misuse(f"{where}: {key} is {value!r}, expected {names}")
-
-
-def _known(kind: str, name: str, table: Mapping[str, Any], where: str) -> None:
-    if name not in table:
-        raise unknown(kind, str(name), table, where)
-
-
-def _seeds(raw: Mapping[str, Any], key: str, where: str) -> tuple[int, ...]:
-    """`seeds = 3` means 0, 1, 2; a list is taken as it is."""
-    value = raw.get(key, 1)
-    seeds = tuple(range(value)) if isinstance(value, int) else tuple(value)
-    if not seeds or any(not isinstance(s, int) or s < 0 for s in seeds) or len(set(seeds)) < len(seeds):
-        raise Misuse(f"{where}: {key} is {value!r}, expected a positive count or a list of distinct seeds")
-    return seeds
-
-
-def _task_row(row: Any, suite: Mapping[str, Any], catalogue: Catalogue, where: str) -> TaskRow:
-    _check_keys(row, TASK_KEYS, where)
-    for key in ("dataset", "scenario"):
-        if key not in row:
-            raise Misuse(f'{where}: {key} missing; expected e.g. dataset = "digits", scenario = "random"')
-    catalogue.dataset(row["dataset"])
-    _known("scenario", row["scenario"], catalogue.scenarios, where)
-    scenario = catalogue.scenarios[row["scenario"]]
-    models = tuple(row.get("models", suite.get("models", ())))
-    methods = tuple(row.get("methods", suite.get("methods", (*REFERENCES, *catalogue.methods))))
-    if not models:
-        raise Misuse(f'{where}: no models; expected e.g. models = ["vgg_mini"]')
-    for model in models:
-        _known("model", model, catalogue.models, where)
-    for method in methods:
-        _known("method", method, {**catalogue.methods, **dict.fromkeys(REFERENCES)}, where)
-    if scenario.target != "optional group" and bool(row.get("targets")) != (scenario.target != "none"):
-        verb = "takes no" if scenario.target == "none" else "needs"
-        raise Misuse(f"{where}: scenario {scenario.name} {verb} targets")
-    if scenario.needs_count != ("count" in row):
-        raise Misuse(
-            f"{where}: scenario {scenario.name} {'needs' if scenario.needs_count else 'takes no'} count"
-        )
-    if row.get("count", 1) < 1:
-        raise Misuse(f"{where}: count is {row['count']}, expected a positive number of images")
-    info = catalogue.dataset(row["dataset"])
-    if scenario.target == "group" and info.groups is not None and info.classes is None:
-        raise Misuse(f"{where}: {info.name} has nothing finer than its classes to forget; use full_class")
-    named = tuple(
-        _target(row["dataset"], scenario.target, target, catalogue, where)
-        for target in row.get("targets", ())
-    )
-    title = row.get("title", f"{row['dataset']} {row['scenario']}")
-    return TaskRow(
-        row["dataset"], row["scenario"], models, named or (None,), row.get("count"), methods, title
-    )
-
-
-def _target(dataset: str, kind: str, target: Any, catalogue: Catalogue, where: str) -> str:
-    """The name of a class or group; an index becomes the name, so that 69 and "rocket" name one run."""
-    info = catalogue.dataset(dataset)
-    names = info.classes if kind == "class" and info.classes else info.groups
-    if names is None or target in names:
-        return str(target)
-    if str(target).isdigit() and int(target) < len(names):
-        return str(names[int(target)])
-    raise Misuse(f"{where}: {dataset} has no target {target!r}; {did_you_mean(str(target), names)}")
-
-
-# -------------------- expansion
 
 
 def expand(suite: Suite, catalogue: Catalogue, only: Selection = Selection()) -> Iterator[Wanted | Skip]:

@@ -12,7 +12,8 @@ from harness import registry
 from harness.plan import Plan, make_plan
 from harness.registry import Catalogue
 from harness.store import Store
-from harness.suite import Selection, Suite, expand, parse_suite
+from harness.suite import Selection, Suite, expand
+from harness.suite_file import parse_suite
 
 torch.set_num_threads(1)
 

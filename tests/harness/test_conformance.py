@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness import conformance, registry
+from harness import conformance, registry, small_world
 from harness.registry import Catalogue
 
 Body = Callable[..., Any]
@@ -106,7 +106,7 @@ def test_what_does_not_conform_is_found(
     try:
         state, reason = outcome(catalogue, name, claim)
     finally:
-        conformance.small_data.cache_clear()
+        small_world.small_data.cache_clear()
     assert state == "failed" and why in reason
 
 

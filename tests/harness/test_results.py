@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from harness import results
+from harness.render import render
 from harness.store import RowWriter, Store
-from harness.tables import make_tables, render
+from harness.tables import make_tables
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

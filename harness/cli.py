@@ -271,12 +271,14 @@ def list_(
 
 
 @app.command()
-def show(run_id: str, store: StoreOption = DEFAULT_STORE, as_json: AsJson = False) -> None:
+def show(
+    run_id: str, store: StoreOption = DEFAULT_STORE, plugin: Plugins = None, as_json: AsJson = False
+) -> None:
     """One run: its scores, its parameters and their sources, its log, and the command to run it alone."""
-    from harness import words
+    from harness import registry, words
     from harness.store import Store
 
-    facts = words.run_facts(Store.open(store), run_id)
+    facts = words.run_facts(Store.open(store), run_id, registry.load(plugin or ()))
     print(json.dumps(facts, indent=1, default=str) if as_json else words.run_text(facts))
 
 

@@ -12,9 +12,12 @@ import pandas as pd
 from harness.errors import Misuse, did_you_mean
 from harness.lock import holder_of
 from harness.plan import Plan
+from harness.presets import resolve
 from harness.progress import KINDS, clock
 from harness.registry import Catalogue
+from harness.spec import Task
 from harness.store import Store
+from harness.suite_file import suite_names
 from harness.sweep import Outcome
 
 Facts = dict[str, Any]
@@ -183,8 +186,8 @@ def store_text(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run_facts(store: Store, run_id: str) -> Facts:
-    """The last outcome of one run, with its log."""
+def run_facts(store: Store, run_id: str, catalogue: Catalogue) -> Facts:
+    """The last outcome of one run, with the source of each hyper-parameter and its log."""
     frame = store.rows().to_pandas()
     found = frame[frame["run_id"].str.startswith(run_id)]
     if found.empty or found["run_id"].nunique() > 1:
@@ -196,17 +199,38 @@ def run_facts(store: Store, run_id: str) -> Facts:
     row = {str(name): _plain(value) for name, value in found.iloc[-1].items()}
     whole = row["run_id"]
     log = store.read(f"logs/{whole}.txt").decode() if f"{whole}.txt" in store.names("logs") else ""
-    return {**{name: value for name, value in row.items() if value is not None}, "log": log}
+    facts = {name: value for name, value in row.items() if value is not None}
+    return {**facts, "sources": _sources(facts, catalogue), "log": log}
 
 
 def _plain(value: Any) -> Any:
-    return None if not isinstance(value, str) and pd.isna(value) else value
+    """None for what pandas calls missing, and whole numbers as such: a column with holes made them floats."""
+    if not isinstance(value, str) and pd.isna(value):
+        return None
+    return int(value) if isinstance(value, float) and value.is_integer() and value >= 1 else value
+
+
+def _sources(facts: Facts, catalogue: Catalogue) -> dict[str, str]:
+    """Where each hyper-parameter of a run comes from, as far as today's presets tell."""
+    if facts.get("method") not in catalogue.methods or facts["kind"] != "run":
+        return {}
+    names = ("dataset", "model", "scenario", "target", "count", "profile")
+    task = Task(**{name: facts.get(name) for name in names})  # type: ignore[arg-type]
+    today = resolve(catalogue, facts["method"], task)
+    expected = dict(today.params)
+    return {
+        name: f"{value!r}  {today.sources[name] if expected.get(name) == value else 'the suite'}"
+        for name, value in json.loads(facts["params"]).items()
+        if name in expected
+    }
 
 
 def run_text(facts: Mapping[str, Any]) -> str:
     """The same for people."""
     width = max(map(len, facts))
-    lines = [f"{name:{width}}  {value}" for name, value in facts.items() if name != "log"]
+    lines = [f"{name:{width}}  {value}" for name, value in facts.items() if name not in ("log", "sources")]
+    if facts["sources"]:
+        lines += ["\nhyper-parameters", *(f"  {name} = {text}" for name, text in facts["sources"].items())]
     if facts["kind"] == "run":
         lines.append(f"\nto run it alone: {_alone(facts)}")
     if facts["log"]:
@@ -215,7 +239,8 @@ def run_text(facts: Mapping[str, Any]) -> str:
 
 
 def _alone(facts: Mapping[str, Any]) -> str:
-    words = [f"efface sweep {facts['suite']} --on inline"]
+    suite = facts["suite"] if facts["suite"] in suite_names() else f"{facts['suite']}.toml"
+    words = [f"efface sweep {suite} --on inline --store NEW"]
     for name in ("method", "model", "dataset", "scenario", "target", "seed"):
         if name in facts:
             words.append(f"--{name}s {facts[name]}")

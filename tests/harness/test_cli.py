@@ -142,7 +142,7 @@ def test_sweep_tables_status_and_show_agree(swept: Run) -> None:
     assert "run ok" in swept("status", "--store", "s")[1]
     shown = swept("show", jit["run_id"][:8], "--store", "s")[1]
     assert jit["run_id"] in shown and "to run it alone: efface sweep" in shown
-    assert "published" in shown or "default" in shown
+    assert "sigma = 0.5  default of the method" in shown and "--seeds 0" in shown
 
 
 def test_an_interrupted_name_finds_the_run_or_says_that_none_is_there(swept: Run) -> None:

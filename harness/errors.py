@@ -7,9 +7,7 @@ from collections.abc import Iterable
 
 
 class Misuse(ValueError):
-    """Something the user typed or gave cannot work. The message says what was found, expected, and what to
-    type.
-    """
+    """What the user typed or gave cannot work: says what was found, what was expected, what to type."""
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

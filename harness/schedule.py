@@ -25,9 +25,7 @@ class Done:
 
 
 class Executor(Protocol):
-    """Where jobs run. `submit` never blocks; `wait` gives back what has finished since, at most after
-    `seconds`.
-    """
+    """Where jobs run. `submit` never blocks; `wait` gives back what has finished, after `seconds` at most."""
 
     @property
     def slots(self) -> int: ...

@@ -178,9 +178,7 @@ def split_seed(task: Task, forget_seed: int) -> int:
 
 
 def halves_seed(dataset: str) -> int:
-    """The seed that cuts a test set into a tuning and a reporting half: one for each data set, whatever the
-    run.
-    """
+    """The seed that halves a test set into tuning and reporting: one for each data set, whatever the run."""
     return derive_seed(0, "halves", dataset)
 
 

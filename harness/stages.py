@@ -1,8 +1,7 @@
 """The two stages, train and unlearn: the one place where methods meet tasks.
 
 Only the method itself is timed, after a warm-up and on a synchronised device; scoring is timed apart.
-Whatever goes wrong inside becomes a failed outcome with its traceback in the run's log, and the sweep goes
-on.
+Whatever goes wrong inside becomes a failed outcome with its traceback in the run's log.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ def execute(job: Job, space: Workspace) -> Row:
     except Exception as error:
         outcome = _failed(error, type(error).__name__)
         log.append("" if isinstance(error, Misuse) else traceback.format_exc())
-    outcome |= worker_facts(space.device)
-    outcome |= {"started_at": started, "exclusive": space.settings.exclusive and not job.careful}
+    alone = space.settings.exclusive and not job.careful
+    outcome = {"exclusive": alone, **worker_facts(space.device), "started_at": started, **outcome}
     outcome["seconds_total"] = time.perf_counter() - begun
     _write_log(job, space, outcome, log)
     return outcome
@@ -128,9 +127,7 @@ def _fit(model: nn.Module, batches: Any, spec: TrainSpec, space: Workspace, log:
 
 
 def _start(spec: TrainSpec, space: Workspace) -> nn.Module:
-    """Fresh weights from the spec's own seeds, or the original's where the published Retrain starts from
-    them.
-    """
+    """Fresh weights from the spec's own seeds, or, as the published Retrain, the original's."""
     if spec.start == "fresh":
         return space.new_model(spec, derive_seed(spec.train_seed, "init", spec.split_seed))
     assert spec.original is not None
@@ -171,6 +168,7 @@ def _reference(spec: RunSpec, space: Workspace) -> tuple[Halves, Row]:
     known = artifacts.load_facts(space.store, "outputs", source.id)
     seconds = 0.0 if spec.method == "baseline" else float(known["seconds"])
     facts: Row = {"seconds": seconds, "seconds_scoring": float(known["seconds_scoring"])}
+    facts["exclusive"] = bool(known["exclusive"])  # of its training, wherever that ran
     return space.outputs(source), facts
 
 

@@ -6,8 +6,7 @@
     STORE/outputs/<id>.parquet      logits of every training and test image, float32
     STORE/logs/<id>.txt             what a run logged, and its traceback
 
-Every file is written under a name that starts with a dot and then renamed, so that readers never see half of
-one.
+Every file is written under a name that starts with a dot and then renamed: readers never see half of one.
 """
 
 from __future__ import annotations

@@ -103,11 +103,13 @@ def sweep(
             listener.start(plan, executor.slots)
             run(plan.jobs, executor, on_row, on_tick)
     finally:
-        writer.flush()
-        report()
-        listener.stop()
-        if executor is not None:
-            executor.close()
+        try:
+            writer.flush()
+            report()
+        finally:  # also when the disk is full: no worker may outlive its sweep
+            listener.stop()
+            if executor is not None:
+                executor.close()
     outcome.seconds = time.monotonic() - began
     return outcome
 
@@ -169,9 +171,7 @@ def skip_row(skip: Skip, plan: Plan, catalogue: Catalogue) -> Row:
 
 
 def check_data(plan: Plan, store: Store, read: Callable[[str], Any]) -> None:
-    """Refuse to mix: every data set of the plan must be there, and be the one that the store's rows came
-    from.
-    """
+    """Every data set of the plan must be there, and be the one that the store's rows came from."""
     known = store.digests()
     datasets = sorted({wanted.spec.task.dataset for wanted in plan.wanted})
     for dataset in datasets:

@@ -1,6 +1,4 @@
-"""What a worker keeps between runs: data sets and originals on its device, outputs and splits in memory, all
-bounded.
-"""
+"""What a worker keeps between runs, all of it bounded: data sets, originals, outputs and splits."""
 
 from __future__ import annotations
 

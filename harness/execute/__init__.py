@@ -1,3 +1,1 @@
-"""Where jobs run. Everything here satisfies `harness.schedule.Executor`: `inline` in this process, `ray` on a
-cluster.
-"""
+"""Where jobs run: `inline` in this process, `ray` on a cluster. Both are a `harness.schedule.Executor`."""

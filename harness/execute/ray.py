@@ -142,9 +142,7 @@ class RayPool:
         return room
 
     def _assign(self) -> None:
-        """Give each idle place the queued job that fits it best: the first whose originals it holds, else the
-        first.
-        """
+        """Give each idle place the first queued job whose original it holds, else the first."""
         for depth in range(AHEAD):
             for slot in self._slots:
                 if self._queue and len(slot.queue) == depth and (depth == 0 or not slot.alone):
@@ -196,9 +194,7 @@ class RayPool:
         self._slots[self._slots.index(slot)] = self._start()
 
     def _enforce_limits(self) -> None:
-        """A run over its time limit is stopped with its actor; the clock of a new actor starts with its first
-        row.
-        """
+        """Stop a run over its time limit with its actor; a new actor has time to start as well."""
         if self.time_limit is None:
             return
         for slot in list(self._slots):

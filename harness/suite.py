@@ -56,7 +56,8 @@ class Suite:
     metrics: tuple[str, ...]
     tasks: tuple[TaskRow, ...]
     params: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
-    grid: Mapping[str, Mapping[str, Sequence[Value]]] = field(default_factory=dict)
+    grid: Mapping[str, Mapping[str, Sequence[Value]]] = field(default_factory=dict)  # all combinations
+    vary: Mapping[str, Mapping[str, Sequence[Value]]] = field(default_factory=dict)  # one field at a time
     retrain_start: str = "fresh"
 
 
@@ -184,7 +185,7 @@ def draws(catalogue: Catalogue, method: str, params: Params, task: Task) -> bool
 
 
 def _variants(suite: Suite, catalogue: Catalogue, method: str, task: Task) -> Iterator[Resolved]:
-    """The parameters of a method for a task: one set, or each point of the suite's grid."""
+    """The parameters of a method for a task: one set, each point of a grid, or one field varied at a time."""
     if method in REFERENCES:
         yield Resolved((), "default", {})
         return
@@ -192,6 +193,9 @@ def _variants(suite: Suite, catalogue: Catalogue, method: str, task: Task) -> It
     grid = suite.grid.get(method, {})
     for point in itertools.product(*grid.values()):
         yield resolve(catalogue, method, task, {**fixed, **dict(zip(grid, point, strict=True))})
+    for name, values in suite.vary.get(method, {}).items():
+        for value in values:
+            yield resolve(catalogue, method, task, {**fixed, name: value})
 
 
 def _why_not(catalogue: Catalogue, method: str, task: Task) -> str | None:

@@ -26,6 +26,7 @@ SUITE_KEYS = {
     "task": list,
     "params": dict,
     "grid": dict,
+    "vary": dict,
     "retrain_start": str,
 }
 TASK_KEYS = {
@@ -72,9 +73,9 @@ def parse_suite(name: str, raw: Mapping[str, Any], catalogue: Catalogue) -> Suit
             raise Misuse(f"{where}: {key} is {raw[key]!r}, expected {' or '.join(choices)}")
     for metric in raw.get("metrics", ()):
         _known("metric", metric, catalogue.metrics, where)
-    for key in ("params", "grid"):
-        for method in raw.get(key, {}):
-            _known("method", method, catalogue.methods, f"{where}, [{key}.{method}]")
+    for key in ("params", "grid", "vary"):
+        for method, fields in raw.get(key, {}).items():
+            _check_fields(method, fields, catalogue, f"{where}, [{key}.{method}]", lists=key != "params")
     tasks = tuple(
         _task_row(row, raw, catalogue, f"{where}, task {i}") for i, row in enumerate(raw["task"], 1)
     )
@@ -94,6 +95,7 @@ def parse_suite(name: str, raw: Mapping[str, Any], catalogue: Catalogue) -> Suit
         tasks=tasks,
         params=raw.get("params", {}),
         grid=raw.get("grid", {}),
+        vary=raw.get("vary", {}),
         retrain_start=raw.get("retrain_start", "fresh"),
     )
 
@@ -106,6 +108,19 @@ def _check_keys(raw: Mapping[str, Any], keys: Mapping[str, Any], where: str) -> 
             kinds = keys[key] if isinstance(keys[key], tuple) else (keys[key],)
             names = " or ".join(kind.__name__ for kind in kinds)
             raise Misuse(f"{where}: {key} is {value!r}, expected {names}")
+
+
+def _check_fields(method: str, fields: Any, catalogue: Catalogue, where: str, *, lists: bool) -> None:
+    """Hyper-parameters in a suite: single values in [params.M], lists of values in [grid.M] and [vary.M]."""
+    _known("method", method, catalogue.methods, where)
+    if not isinstance(fields, dict):
+        raise Misuse(f"{where}: expected a table of hyper-parameters, found {fields!r}")
+    for name, value in fields.items():
+        _known(f"hyper-parameter of {method}", name, catalogue.defaults(method), where)
+        if lists and (not isinstance(value, list) or not value):
+            raise Misuse(f"{where}: {name} is {value!r}, expected a list of values such as [0.1, 1.0]")
+        if not lists and isinstance(value, (list, dict)):
+            raise Misuse(f"{where}: {name} is {value!r}, expected one value; for several use [grid.{method}]")
 
 
 def _known(kind: str, name: str, table: Mapping[str, Any], where: str) -> None:

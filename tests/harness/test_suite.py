@@ -80,6 +80,12 @@ def test_a_grid_runs_each_of_its_points(small: Make, catalogue: Catalogue) -> No
     assert {w.origin for w in found} == {"suite"}
 
 
+def test_varying_changes_one_field_at_a_time(small: Make, catalogue: Catalogue) -> None:
+    suite = small(seeds=1, methods=["jit"], vary={"jit": {"lr": [9.0], "clip": ["channel_range"]}})
+    found = [dict(w.spec.params) for w in runs(suite, catalogue)]
+    assert [(p["lr"], p["clip"]) for p in found] == [(3e-4, "none"), (9.0, "none"), (3e-4, "channel_range")]
+
+
 def test_what_a_method_does_not_define_is_skipped_with_a_reason(
     small: Make, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +147,11 @@ CIFAR = {
         ({"task": [{"dataset": "digits", "scenario": "random", "count": -1}]}, "count is -1"),
         ({"task": [{"dataset": "digits", "scenario": "random", "count": 5, "targets": ["3"]}]}, "takes no"),
         ({"params": {"jti": {}}}, "unknown method 'jti'"),
+        ({"params": {"jit": {"lr": [1.0]}}}, "lr is [1.0], expected one value; for several use [grid.jit]"),
+        ({"params": {"jit": 3}}, "expected a table of hyper-parameters, found 3"),
+        ({"grid": {"jit": {"lr": 1.0}}}, "lr is 1.0, expected a list of values"),
+        ({"grid": {"jit": {"lr": []}}}, "expected a list of values"),
+        ({"vary": {"jit": {"sgima": [1.0]}}}, "unknown hyper-parameter of jit 'sgima'; did you mean 'sigma'"),
     ],
 )
 def test_a_misuse_is_refused_with_one_clear_message(small: Make, over: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,8 +44,24 @@ Seeds = Annotated[str | None, typer.Option("--seeds", help="Only these: 0,1 or 0
 DEFAULT_STORE = "efface-store"
 
 
+def entry() -> None:
+    """The command `efface`.
+
+    Ends without the C++ destructors of the libraries it has loaded: at a quick exit some of their threads are
+    still starting, which aborts the process and would replace its exit code.
+    """
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main() -> None:
-    """Entry point: a misuse is one message and exit code 2, never a traceback."""
+    """Parse and run: a misuse is one message and exit code 2, never a traceback."""
     try:
         app()
     except Misuse as error:
@@ -318,4 +335,4 @@ def doctor(
 
 
 if __name__ == "__main__":
-    main()
+    entry()

@@ -56,18 +56,13 @@ def cifar10(folder: Path | None) -> Data:
     _check_meta(root / meta, contents[meta])
     parts = {name: _batch(root / name, contents[name]) for name in train_files + test_files}
     changed = [
-        _difference(name, parts.get(name), name in test_files)
+        name
         for name, digest in published.items()
         if hashlib.md5(contents[name], usedforsecurity=False).hexdigest() != digest
     ]
-    return Data(
-        _join([parts[name] for name in train_files]),
-        _join([parts[name] for name in test_files]),
-        CLASSES,
-        CLASSES,
-        official=not changed,
-        note="not the published files: " + "; ".join(changed) if changed else "",
-    )
+    train, test = (_join([parts[name] for name in names]) for names in (train_files, test_files))
+    note = _note(len(train), len(test), changed)
+    return Data(train, test, CLASSES, CLASSES, official=not changed, note=note)
 
 
 def _published_files() -> tuple[list[str], list[str], str, dict[str, str]]:
@@ -190,11 +185,14 @@ def _kind(value: Any) -> str:
     return f"list of {len(value)}" if isinstance(value, list) else type(value).__name__
 
 
-def _difference(name: str, part: ImageSet | None, is_test: bool) -> str:
-    if part is None or len(part) == IMAGES_PER_FILE:
-        return f"{name} has another MD5"
-    half = "test" if is_test else "training"
-    return f"{name} has {len(part):,} of {IMAGES_PER_FILE:,} {half} images"
+def _note(train: int, test: int, changed: list[str]) -> str:
+    """What is not official: how many images are missing, or whose MD5 is another one."""
+    if not changed:
+        return ""
+    if (train, test) != (5 * IMAGES_PER_FILE, IMAGES_PER_FILE):
+        whole = f"{5 * IMAGES_PER_FILE:,} training and {test:,} of {IMAGES_PER_FILE:,} test images"
+        return f"{train:,} of {whole}"
+    return f"another MD5 than published: {', '.join(changed)}"
 
 
 def _join(parts: list[ImageSet]) -> ImageSet:

@@ -150,7 +150,7 @@ def test_only_files_with_the_published_digests_are_official(
     write(cifar, "test_batch", batch("test_batch", count=3))
     data = DATASETS["cifar10"].load(cifar.parent)
     assert not data.official
-    assert data.note == "not the published files: test_batch has 3 of 10,000 test images"
+    assert data.note.endswith("and 3 of 10,000 test images")
 
 
 def test_a_full_sized_file_with_another_digest_is_named(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_a_full_sized_file_with_another_digest_is_named(cifar: Path, monkeypatch
     content = batch("data_batch_3")
     content[b"labels"][0] = 9 - content[b"labels"][0]
     write(cifar, "data_batch_3", content)
-    assert DATASETS["cifar10"].load(cifar.parent).note.endswith(": data_batch_3 has another MD5")
+    assert DATASETS["cifar10"].load(cifar.parent).note == "another MD5 than published: data_batch_3"
 
 
 @pytest.mark.parametrize("inside", [None, ".", "nowhere"])

@@ -319,6 +319,29 @@ def check(
 
 
 @app.command()
+def ledger(
+    effects: Annotated[str | None, typer.Option(help="Store of suite switches: measure effects")] = None,
+    ablation: Annotated[str | None, typer.Option(help="Store of suite jit_ablation: measure it")] = None,
+) -> None:
+    """The fidelity ledger of all shipped methods, or what a store says of their switches (CSV)."""
+    from harness import ledger as book
+    from harness import registry, results
+    from harness.store import Store
+
+    if effects is None and ablation is None:
+        print(book.page(registry.load()), end="")
+        return
+    suite, store = ("switches", effects) if effects is not None else ("jit_ablation", str(ablation))
+    nothing = _select(None, None, None, None, None, None)
+    made, _ = _prepare(suite, Store.open(str(store)), None, nothing)
+    frame = results.of_suite(results.load(str(store)), [wanted.spec.id for wanted in made.wanted])
+    bases: dict[str, str] = {}
+    for wanted in made.wanted:
+        bases.setdefault(wanted.spec.method, json.dumps(dict(wanted.spec.params)))
+    print(book.measure_effects(frame, bases) if effects else book.measure_ablation(frame), end="")
+
+
+@app.command()
 def doctor(
     suite: Annotated[str | None, typer.Argument(help="Check the data of this suite too")] = None,
     store: StoreOption = DEFAULT_STORE,

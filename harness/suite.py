@@ -59,6 +59,7 @@ class Suite:
     grid: Mapping[str, Mapping[str, Sequence[Value]]] = field(default_factory=dict)  # all combinations
     vary: Mapping[str, Mapping[str, Sequence[Value]]] = field(default_factory=dict)  # one field at a time
     retrain_start: str = "fresh"
+    vary_reference: bool = False  # vary each field that profile `reference` sets, one at a time
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,11 @@ def _variants(suite: Suite, catalogue: Catalogue, method: str, task: Task) -> It
     grid = suite.grid.get(method, {})
     for point in itertools.product(*grid.values()):
         yield resolve(catalogue, method, task, {**fixed, **dict(zip(grid, point, strict=True))})
-    for name, values in suite.vary.get(method, {}).items():
+    varied = suite.vary.get(method, {})
+    if suite.vary_reference:
+        quirks = catalogue.methods[method].info.reference
+        varied = {**{name: [value] for name, value in quirks.items()}, **varied}
+    for name, values in varied.items():
         for value in values:
             yield resolve(catalogue, method, task, {**fixed, name: value})
 

@@ -28,6 +28,7 @@ SUITE_KEYS = {
     "grid": dict,
     "vary": dict,
     "retrain_start": str,
+    "vary_reference": bool,
 }
 TASK_KEYS = {
     "dataset": str,
@@ -97,6 +98,7 @@ def parse_suite(name: str, raw: Mapping[str, Any], catalogue: Catalogue) -> Suit
         grid=raw.get("grid", {}),
         vary=raw.get("vary", {}),
         retrain_start=raw.get("retrain_start", "fresh"),
+        vary_reference=raw.get("vary_reference", False),
     )
 
 
@@ -104,7 +106,7 @@ def _check_keys(raw: Mapping[str, Any], keys: Mapping[str, Any], where: str) -> 
     for key, value in raw.items():
         if key not in keys:
             raise unknown("key", key, keys, where)
-        if not isinstance(value, keys[key]) or isinstance(value, bool):
+        if not isinstance(value, keys[key]) or (isinstance(value, bool) and keys[key] is not bool):
             kinds = keys[key] if isinstance(keys[key], tuple) else (keys[key],)
             names = " or ".join(kind.__name__ for kind in kinds)
             raise Misuse(f"{where}: {key} is {value!r}, expected {names}")

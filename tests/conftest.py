@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -46,3 +47,16 @@ def planned(catalogue: Catalogue, small: Callable[..., Suite]) -> Callable[..., 
         return make_plan(suite, expand(suite, catalogue, only or Selection()), store, catalogue)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_registered(catalogue: Catalogue) -> Iterator[None]:
+    """What a test registers is gone after it, so that the order of tests does not matter."""
+    tables = [catalogue.methods, catalogue.datasets, catalogue.models, catalogue.scenarios, catalogue.metrics]
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        for name in set(table) - set(entries):
+            del table[name]  # type: ignore[attr-defined]
+    for name in [name for name in sys.modules if name.startswith("efface_plugin_")]:
+        del sys.modules[name]

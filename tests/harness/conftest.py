@@ -47,25 +47,20 @@ def ground(tmp_path: Path, catalogue: Catalogue, planned: Callable[..., Plan]) -
 
 
 @pytest.fixture
-def extra_method(catalogue: Catalogue) -> Iterator[Callable[..., str]]:
+def extra_method() -> Callable[..., str]:
     """Register a method for one test: `extra_method(body, **info)` gives its name."""
     from dataclasses import make_dataclass
 
-    from methods.api import METHODS, method
-
-    added: list[str] = []
+    from methods.api import method
 
     def add(body: Callable[..., Any], name: str = "extra", needs: Any = ("forget",), **info: Any) -> str:
         cls = make_dataclass("Extra", [("lr", float, 0.1)], frozen=True)
         cls.__call__ = lambda self, model, forget, retain, ctx: body(model, forget, retain, ctx)  # type: ignore[operator]
         scenarios = info.pop("scenarios", {"full_class", "random"})
         method(name, needs=set(needs), scenarios=scenarios, **info)(cls)
-        added.append(name)
         return name
 
-    yield add
-    for name in added:
-        del METHODS[name]
+    return add
 
 
 @pytest.fixture(autouse=True)

@@ -193,7 +193,7 @@ def test_every_number_and_choice_is_checked_by_name(name):
             FIVE[name](**{field: -1})
 
 
-# ------------------------------------------------------------------------------------------ registration
+# -------------------- registration
 
 
 def plain(frozen=True, default=1.0):

@@ -50,6 +50,8 @@ def entry() -> None:
     Ends without the C++ destructors of the libraries it has loaded: at a quick exit some of their threads are
     still starting, which aborts the process and would replace its exit code.
     """
+    # before numpy is imported: small matrices on many threads are slower, and a sweep counts on one thread
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     code = 0
     try:
         main()

@@ -103,9 +103,14 @@ FINISHED = frozenset({"ok", "diverged"})
 def table(rows: list[Row]) -> pa.Table:
     """Rows as an Arrow table of this schema; an unknown column is an error, a missing one is null."""
     for row in rows:
-        if stray := set(row) - NAMES:
-            raise KeyError(f"row {row.get('run_id')} has columns {sorted(stray)} that the schema lacks")
+        require_known(row)
     return pa.Table.from_pylist([{"schema_version": SCHEMA_VERSION, **row} for row in rows], schema=SCHEMA)
+
+
+def require_known(row: Row) -> None:
+    """Raises KeyError where a row has a column that the schema lacks."""
+    if stray := set(row) - NAMES:
+        raise KeyError(f"row {row.get('run_id')} has columns {sorted(stray)} that the schema lacks")
 
 
 def describe() -> list[Mapping[str, str]]:

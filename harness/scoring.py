@@ -26,7 +26,7 @@ class Diverged(ArithmeticError):
 
 def predict_halves(model: nn.Module, spec: TrainSpec, space: Workspace, careful: bool) -> Halves:
     """Outputs on every training and test image: one forward pass each, which serves all scores."""
-    size = max(1, space.settings.eval_batch // (2 if careful else 1))
+    size = max(1, space.eval_batch(spec) // (2 if careful else 1))
     halves = {half: predict_half(model, spec, space, half, size) for half in ("train", "test")}
     if not all(np.isfinite(outputs.logits).all() for outputs in halves.values()):
         raise Diverged("the model's outputs are not finite")

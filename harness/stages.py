@@ -51,7 +51,8 @@ def execute(job: Job, space: Workspace) -> Row:
     alone = space.settings.exclusive and not job.careful
     outcome = {"exclusive": alone, **worker_facts(space.device), "started_at": started, **outcome}
     outcome["seconds_total"] = time.perf_counter() - begun
-    _write_log(job, space, outcome, log)
+    if log or outcome["status"] != "ok":
+        _write_log(job, space, outcome, log)
     return outcome
 
 
@@ -135,7 +136,7 @@ def _start(spec: TrainSpec, space: Workspace) -> nn.Module:
 
 
 def _test_accuracy(model: nn.Module, spec: TrainSpec, space: Workspace) -> float:
-    outputs = predict_half(model, spec, space, "test", space.settings.eval_batch)
+    outputs = predict_half(model, spec, space, "test", space.eval_batch(spec))
     return float((outputs.logits.argmax(1) == outputs.labels).mean())
 
 

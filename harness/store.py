@@ -217,18 +217,18 @@ class RowWriter:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.safe = 0  # rows of this writer that are in a file
-        self._pending = 0
+        self._pending: list[Row] = []
         self._last = 0.0
         self._finished = store.finished()
-        self._name, self._rows = self._continue()
+        self._name, self._segment = self._continue()
 
-    def _continue(self) -> tuple[str, list[pa.Table]]:
+    def _continue(self) -> tuple[str, pa.Table]:
         names = self.store.segments()
         if names:
             last = self.store.segment(names[-1])
             if len(last) < SEGMENT_ROWS:
-                return names[-1], [last]
-        return self._new_name(), []
+                return names[-1], last
+        return self._new_name(), schema.SCHEMA.empty_table()
 
     @staticmethod
     def _new_name() -> str:
@@ -241,11 +241,11 @@ class RowWriter:
             return False
         if row["status"] in FINISHED or row["status"] == "skipped":
             self._finished[row["run_id"]] = row["status"]
-        self._rows.append(schema.table([row]))
-        self._pending += 1
-        if sum(map(len, self._rows)) >= SEGMENT_ROWS:
+        schema.require_known(row)
+        self._pending.append(row)
+        if len(self._segment) + len(self._pending) >= SEGMENT_ROWS:
             self.flush()
-            self._name, self._rows = self._new_name(), []
+            self._name, self._segment = self._new_name(), schema.SCHEMA.empty_table()
         return True
 
     def flush_if_due(self) -> None:
@@ -256,11 +256,12 @@ class RowWriter:
     def flush(self) -> None:
         """Make every row so far safe."""
         if self._pending:
-            whole = pa.concat_tables(self._rows)
+            # one chunk: a table of many small ones takes as many pages of each column to write
+            whole = pa.concat_tables([self._segment, schema.table(self._pending)]).combine_chunks()
             buffer = io.BytesIO()
             pq.write_table(whole, buffer, compression="zstd")
             self.store.write(f"rows/{self._name}", buffer.getvalue())
-            self._rows = [whole]
+            self._segment = whole
         self._last = time.monotonic()
-        self.safe += self._pending
-        self._pending = 0
+        self.safe += len(self._pending)
+        self._pending = []

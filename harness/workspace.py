@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ T = TypeVar("T")
 MODELS_BYTES = 4 << 30
 OUTPUTS_BYTES = 1 << 30
 SPLITS = 512
+CPU_BATCH_VALUES = 64 * 3 * 32 * 32  # of a batch that a CPU scores: input values
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Workspace:
         self._outputs: Cache[dict[str, Outputs]] = Cache(OUTPUTS_BYTES, artifacts.outputs_bytes)
         self._splits: Cache[Split] = Cache(SPLITS)
         self._warm: set[tuple[str, str]] = set()
+        _import_training()
 
     # -------------------- data
 
@@ -187,6 +190,13 @@ class Workspace:
         side = self.recipe(spec).size
         return (channels, side, side) if side else (channels, height, width)
 
+    def eval_batch(self, spec: TrainSpec) -> int:
+        """Images a forward pass when scoring: on a CPU no more than its caches hold, which is faster."""
+        most = self.settings.eval_batch
+        if self.device.type != "cpu":
+            return most
+        return min(most, max(16, CPU_BATCH_VALUES // math.prod(self.input_shape(spec))))
+
     def new_model(self, spec: TrainSpec, seed: int) -> nn.Module:
         """Fresh weights drawn from `seed` alone; the global generators are left as they were."""
         with torch.random.fork_rng(devices=[]):
@@ -245,6 +255,15 @@ class Workspace:
 
     def generator(self, seed: int, stream: Any, *parts: Any) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(derive_seed(seed, stream, *parts))
+
+
+def _import_training() -> None:
+    """The first step of an optimiser imports a compiler, for seconds: before the first run, not in it."""
+    weight = nn.Parameter(torch.zeros(1))
+    for kind in (torch.optim.SGD, torch.optim.Adam):
+        optimizer = kind([weight], lr=0.0)
+        weight.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
 
 
 def pick_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Recipe:
     def _says(self, field: str, expected: str) -> str:
         return f"recipe {self.name!r}: {field} is {getattr(self, field)!r}, expected {expected}"
 
-    @property
+    @cached_property
     def id(self) -> str:
         """`name@` and 8 hex digits of SHA-256 over the fields that differ from their defaults."""
         differing = {

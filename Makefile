@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= demo-store
 
-.PHONY: venv demo test quick lint bench bench-full clean
+.PHONY: venv demo test quick lint ledger bench clean
 
 venv: .venv/ready
 
@@ -32,6 +32,10 @@ lint: venv ## style, types, and who may import whom
 
 bench: venv ## speed, as ratios of interleaved runs
 	$(BIN)/python -m tests.bench
+
+ledger: venv ## methods/README.md from ledger.toml, the code and what was measured
+	$(BIN)/efface ledger > methods/README.new
+	mv methods/README.new methods/README.md
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

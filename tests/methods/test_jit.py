@@ -291,3 +291,18 @@ def test_it_forgets_a_digit_more_than_the_others(trained, fields):
     forget_drop, retain_drop = trained.drops(model)
     assert forget_drop > 0.3
     assert forget_drop > 1.5 * retain_drop
+
+
+@pytest.mark.parametrize(("sigma", "least", "most"), [(0.01, -1.0, 0.8), (0.5, 0.98, 1.0)])
+def test_bf16_keeps_the_direction_of_the_step_only_where_the_noise_is_large(
+    make_model, make_ctx, forget, sigma, least, most
+):
+    def step(bf16):
+        model = make_model("vit")
+        before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+            after = JiT(lr=1e-3, sigma=sigma, batch_size=32)(model, forget, None, make_ctx(0))
+        return nn.utils.parameters_to_vector(after.parameters()).detach() - before
+
+    cosine = float(torch.cosine_similarity(step(False), step(True), dim=0))
+    assert least < cosine < most + 1e-6

@@ -17,8 +17,8 @@ numbers, with expectation 0 on an affine model. False is Eq. 1 to the letter.
 `norm_noise`: x' = (x+ξ)/√(1+σ²) is in the paper, for ImageNet, and not in the code.
 `output`: the text says softmax classifier; the code takes logits.
 `reduction`: it sums over the batch, so that the step grows with the batch.
-Under bf16 autocast f(x) − f(x') drowns in rounding where σ is small, and with it the direction of the step: take
-fp32 below σ ≈ 0.5.
+Under bf16 autocast f(x) − f(x') drowns in rounding where σ is small, and with it the direction of the step:
+take fp32 below σ ≈ 0.5.
 Here as there ‖x − x'‖ is taken after clipping; here alone a quotient with ‖x − x'‖ = 0 counts as 0.
 """
 

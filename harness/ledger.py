@@ -37,10 +37,10 @@ RETRAIN = """\
 
 The reference that every gap is measured against. The paper means a model trained from scratch without the
 forget set. The released code re-initialises only direct children that know how to: the last layer alone, in
-VGG11, ResNet18 and ViT. Everything else keeps weights trained on the forget set, and the rest is a fine-tuning
-at learning rate 0.01 without augmentation. A suite decides with `retrain_start`: `fresh` (the default, in both
-profiles) trains new weights by the original's own recipe on D_r, once for each seed; `warm` is the published
-one.
+VGG11, ResNet18 and ViT. Everything else keeps weights trained on the forget set, and the rest is a
+fine-tuning at learning rate 0.01 without augmentation. A suite decides with `retrain_start`: `fresh` (the
+default, in both profiles) trains new weights by the original's own recipe on D_r, once for each seed; `warm`
+is the published one.
 """
 
 

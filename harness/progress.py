@@ -70,6 +70,8 @@ class RateColumn(ProgressColumn):
     def render(self, task: Any) -> Text:
         pace: Pace = task.fields["pace"]
         rate = pace.rate()
+        if not rate:  # one row has no rate
+            return Text("")
         return Text(f"{rate:5.1f}/s" if rate >= 1 else f"{60 * rate:5.1f}/min", style="cyan")
 
 

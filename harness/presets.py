@@ -2,14 +2,14 @@
 default.
 
 Layers, each over the one before: the method's field defaults; in profile `reference` what the released code
-sets; the rows of presets.toml that match, the more specific the later; what the suite says. `published` and
-`tuned` rows are separate and a row's origin is stored with every run.
+sets; the rows of suites/presets/*.toml that match, the more specific the later; what the suite says.
+`published` and `tuned` rows are in separate files, and a row's origin is stored with every run.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ ORIGINS = ("published", "tuned", "default")
 
 @dataclass(frozen=True)
 class Preset:
-    """One row of presets.toml."""
+    """One row of a preset file."""
 
     method: str
     where: Mapping[str, tuple[str, ...]]  # of dataset, model, scenario, profile: the values it is for
@@ -113,11 +113,14 @@ def _typed(value: Value, default: Value) -> Value:
 
 
 @lru_cache(maxsize=8)
-def load_presets(path: Path = SUITES / "presets.toml") -> tuple[Preset, ...]:
-    """All rows of a preset file."""
-    with path.open("rb") as file:
-        rows = tomllib.load(file).get("preset", [])
-    return tuple(_preset(row, f"{path.name}, preset {number}") for number, row in enumerate(rows, 1))
+def load_presets(folder: Path = SUITES / "presets") -> tuple[Preset, ...]:
+    """All rows of the preset files in a folder, in the order of their names."""
+    return tuple(preset for path in sorted(folder.glob("*.toml")) for preset in _read(path))
+
+
+def _read(path: Path) -> Iterator[Preset]:
+    rows = tomllib.loads(path.read_text(encoding="utf-8")).get("preset", [])
+    return (_preset(row, f"{path.name}, preset {number}") for number, row in enumerate(rows, 1))
 
 
 def _preset(row: Mapping[str, Any], where: str) -> Preset:

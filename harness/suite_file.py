@@ -43,13 +43,13 @@ TASK_KEYS = {
 
 def suite_names(folder: Path = SUITES) -> list[str]:
     """Names of the shipped suites."""
-    return sorted(path.stem for path in folder.glob("*.toml") if path.stem not in {"presets", "spaces"})
+    return sorted(path.stem for path in folder.glob("*.toml") if path.stem != "spaces")
 
 
 def load_suite(name: str, catalogue: Catalogue) -> Suite:
     """A shipped suite by name, or any TOML file by path."""
     path = Path(name).expanduser() if name.endswith(".toml") else SUITES / f"{name}.toml"
-    if not path.is_file() or path.stem in {"presets", "spaces"}:
+    if not path.is_file() or path.stem == "spaces":
         hint = "no such file" if name.endswith(".toml") else did_you_mean(name, suite_names())
         raise Misuse(f"unknown suite {name!r}; {hint} (a suite of your own: give the path of its .toml file)")
     try:

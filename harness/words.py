@@ -248,7 +248,7 @@ def _alone(facts: Mapping[str, Any]) -> str:
 
 
 def preset_text(best: pd.DataFrame, plan: Plan, catalogue: Catalogue, objective: str) -> str:
-    """The best points of a grid as rows for presets.toml."""
+    """The best points of a grid as preset rows."""
     grid = plan.suite.grid
     parts = []
     for row in best.to_dict("records"):

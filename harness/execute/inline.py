@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from harness.execute import stop
 from harness.plan import Job
 from harness.schedule import Done
 from harness.stages import execute
@@ -22,6 +23,7 @@ class Inline:
     def __init__(self, space: Workspace, time_limit: float | None = None) -> None:
         self.space, self.time_limit = space, time_limit
         self._queue: deque[Job] = deque()
+        stop.on_sigterm()
 
     def submit(self, job: Job) -> None:
         self._queue.append(job)

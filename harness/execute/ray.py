@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse
+from harness.execute import stop
 from harness.plan import Job
 from harness.provenance import PACKAGES, code_digest
 from harness.rows import Row
@@ -90,6 +91,7 @@ class RayPool:
         self._remote_settings = replace(settings, plugins=tuple(Path(p).name for p in settings.plugins))
         self._queue: deque[Job] = deque()
         self._ray = _connect(address, workers, self._folder)
+        stop.on_sigterm()
         self.workers = workers or self._room()
         self._slots = [self._start() for _ in range(self.workers)]
         self._settled: list[Done] = []

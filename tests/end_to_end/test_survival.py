@@ -190,13 +190,17 @@ def test_a_killed_sweep_keeps_what_it_reported_and_goes_on_where_it_stopped(
     pd.testing.assert_frame_equal(rows(first.store), undisturbed)
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
-    folder: Path, undisturbed: pd.DataFrame, started: list[Running]
+@pytest.mark.parametrize("sent", ["ctrl_c", "sigterm"])
+def test_ctrl_c_and_sigterm_stop_cleanly_and_say_how_to_go_on(
+    folder: Path, undisturbed: pd.DataFrame, started: list[Running], sent: str
 ) -> None:
-    first = Running(folder, "ctrl_c", "--on", "local", "--workers", "2")
+    first = Running(folder, sent, "--on", "local", "--workers", "2")
     started.append(first)
     first.until(lambda: first.reported() >= 5)
-    os.killpg(first.process.pid, signal.SIGINT)
+    if sent == "ctrl_c":  # a terminal sends it to every process of the group
+        os.killpg(first.process.pid, signal.SIGINT)
+    else:
+        os.kill(first.process.pid, signal.SIGTERM)
     assert first.end(60) == 130
     assert "type the same command to go on" in first.said()
     assert "Traceback" not in first.said()
@@ -205,7 +209,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
         p for p in psutil.process_iter(["cmdline"]) if f"{first.store}" in " ".join(p.info["cmdline"] or [])
     ]
     assert not leftovers
-    again = Running(folder, "ctrl_c", "--on", "inline")
+    again = Running(folder, sent, "--on", "inline")
     started.append(again)
     assert again.end() == 0, again.said()
     pd.testing.assert_frame_equal(rows(first.store), undisturbed)

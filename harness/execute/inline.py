@@ -23,13 +23,14 @@ class Inline:
     def __init__(self, space: Workspace, time_limit: float | None = None) -> None:
         self.space, self.time_limit = space, time_limit
         self._queue: deque[Job] = deque()
-        stop.on_sigterm()
+        stop.listen()
 
     def submit(self, job: Job) -> None:
         self._queue.append(job)
 
     def wait(self, seconds: float) -> list[Done]:
         """The next finished job; `seconds` is what a blocking executor may wait, and is not needed here."""
+        stop.check()
         if not self._queue:
             return []
         job = self._queue.popleft()

@@ -91,7 +91,7 @@ class RayPool:
         self._remote_settings = replace(settings, plugins=tuple(Path(p).name for p in settings.plugins))
         self._queue: deque[Job] = deque()
         self._ray = _connect(address, workers, self._folder)
-        stop.on_sigterm()
+        stop.listen()
         self.workers = workers or self._room()
         self._slots = [self._start() for _ in range(self.workers)]
         self._settled: list[Done] = []
@@ -104,6 +104,7 @@ class RayPool:
         self._queue.append(job)
 
     def wait(self, seconds: float) -> list[Done]:
+        stop.check()
         self._assign()
         heads = {slot.queue[0][0]: slot for slot in self._slots if slot.queue}
         if heads:

@@ -34,6 +34,7 @@ StoreOption = Annotated[str, typer.Option("--store", help="Folder or URL that ho
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="Python file that registers a method, …")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="Folder that holds the data sets")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch missing data into --data-dir, and weights")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Use only N images per half; rows say so")]
 Methods = Annotated[str | None, typer.Option("--methods", help="Only these, comma-separated")]
 Models = Annotated[str | None, typer.Option("--models", help="Only these, comma-separated")]
@@ -41,6 +42,11 @@ Datasets = Annotated[str | None, typer.Option("--datasets", help="Only these, co
 Scenarios = Annotated[str | None, typer.Option("--scenarios", help="Only these, comma-separated")]
 Targets = Annotated[str | None, typer.Option("--targets", help="Only these, comma-separated")]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="Only these: 0,1 or 0-4")]
+PaperTables = Annotated[str | None, typer.Option("--table", help="Only what these tables of a paper need")]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option("--weights", help="FILE, or NAME=FILE, of the published weights that training starts from"),
+]
 DEFAULT_STORE = "efface-store"
 
 
@@ -95,6 +101,7 @@ def _select(
     scenarios: str | None,
     targets: str | None,
     seeds: str | None,
+    tables: str | None = None,
 ) -> Selection:
     from harness.suite import Selection
 
@@ -102,7 +109,13 @@ def _select(
         return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
 
     return Selection(
-        split(methods), split(models), split(datasets), split(scenarios), split(targets), _seeds(seeds)
+        split(methods),
+        split(models),
+        split(datasets),
+        split(scenarios),
+        split(targets),
+        _seeds(seeds),
+        split(tables),
     )
 
 
@@ -155,14 +168,18 @@ def plan(
     scenarios: Scenarios = None,
     targets: Targets = None,
     seeds: Seeds = None,
+    table: PaperTables = None,
     as_json: AsJson = False,
 ) -> None:
     """What a sweep of SUITE would run: counts, skips with reasons, estimated cost."""
     from harness import words
 
-    only = _select(methods, models, datasets, scenarios, targets, seeds)
+    only = _select(methods, models, datasets, scenarios, targets, seeds, table)
     made, _ = _prepare(suite, _existing(store), plugin, only)
-    print(json.dumps(words.plan_facts(made), indent=1) if as_json else words.plan_text(made, store))
+    if as_json:
+        print(json.dumps(words.plan_facts(made, only.tables), indent=1))
+    else:
+        print(words.plan_text(made, store, only.tables))
 
 
 @app.command()
@@ -181,6 +198,8 @@ def sweep(
     eval_batch: Annotated[int, typer.Option(help="Images per forward pass when scoring")] = 512,
     keep_weights: Annotated[bool, typer.Option(help="Store the weights of every model")] = False,
     keep_outputs: Annotated[bool, typer.Option(help="Store outputs of runs above 50 MB too")] = False,
+    download: Download = False,
+    weights: Weights = None,
     limit: Limit = None,
     methods: Methods = None,
     models: Models = None,
@@ -188,6 +207,7 @@ def sweep(
     scenarios: Scenarios = None,
     targets: Targets = None,
     seeds: Seeds = None,
+    table: PaperTables = None,
     as_json: AsJson = False,
 ) -> None:
     """Run what is missing of SUITE. Type it again after any interruption: it goes on where it stopped."""
@@ -195,15 +215,19 @@ def sweep(
     from harness.lock import StoreLock
     from harness.store import Store
 
-    only = _select(methods, models, datasets, scenarios, targets, seeds)
+    only = _select(methods, models, datasets, scenarios, targets, seeds, table)
     where = launch.Where(on, workers, per_gpu, device, time_limit)
     settings = launch.settings(store, data_dir, plugin, where, eval_batch, keep_weights, keep_outputs, limit)
     held = Store.create(store)
     with StoreLock(held):
         made, catalogue = _prepare(suite, held, plugin, only)
         _say(words.plan_line(made, store))
+        if download:
+            launch.download(made, catalogue, data_dir, _say)
         try:
-            outcome = launch.sweep(made, held, catalogue, settings, where)
+            outcome = launch.sweep(
+                made, held, catalogue, settings, where, weights=weights or (), fetch=download
+            )
         except KeyboardInterrupt:
             _say("stopped. What is done is kept; type the same command to go on.")
             raise SystemExit(130) from None
@@ -219,16 +243,21 @@ def tables(
     plugin: Plugins = None,
     style: Annotated[str, typer.Option("--format", help="console | markdown | latex | csv")] = "console",
     by: Annotated[str | None, typer.Option(help="target: one table for each target")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="published: beside the paper's numbers; or a .csv of such numbers")
+    ] = None,
     methods: Methods = None,
     models: Models = None,
     datasets: Datasets = None,
     scenarios: Scenarios = None,
     targets: Targets = None,
     seeds: Seeds = None,
+    table: PaperTables = None,
 ) -> None:
     """Mean ± std tables of SUITE from what the store holds."""
     from harness import results
-    from harness.render import render
+    from harness.compare import compare_with
+    from harness.render import render, render_comparisons
     from harness.store import Store
     from harness.tables import make_tables
     from harness.words import skip_facts, wanted_frame
@@ -238,7 +267,12 @@ def tables(
     if by not in (None, "target"):
         raise Misuse(f"--by {by}: expected target")
     held = Store.open(store)
-    made, _ = _prepare(suite, held, plugin, _select(methods, models, datasets, scenarios, targets, seeds))
+    only = _select(methods, models, datasets, scenarios, targets, seeds, table)
+    made, _ = _prepare(suite, held, plugin, only)
+    if against is not None:
+        found = compare_with(against, results.load(held), wanted_frame(made), made.suite, only.tables)
+        print(render_comparisons(found, style), end="")
+        return
     made_tables = make_tables(
         results.load(held), wanted_frame(made), skip_facts(made), by_target=by == "target"
     )
@@ -262,6 +296,47 @@ def best(
     made, catalogue = _prepare(suite, held, plugin, _select(None, None, None, None, None, None))
     frame = results.of_suite(results.load(held), [wanted.spec.id for wanted in made.wanted])
     print(words.preset_text(results.best(frame, objective), made, catalogue, objective), end="")
+
+
+@app.command()
+def figures(
+    suite: SuiteName,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="boundaries (2), sigmoid (3), entropy (4), runtime (5), sensitivity (7) or "
+            "sensitivity_mia (8), by name or number; default: those that SUITE is made for"
+        ),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    to: Annotated[str, typer.Option(help="Folder for the files")] = "figures",
+    style: Annotated[str, typer.Option("--format", help="Some of png,svg,pdf")] = "png,svg,pdf",
+    data_dir: DataDir = None,
+    plugin: Plugins = None,
+    methods: Methods = None,
+    models: Models = None,
+    datasets: Datasets = None,
+    scenarios: Scenarios = None,
+    targets: Targets = None,
+    seeds: Seeds = None,
+) -> None:
+    """The paper's figures of SUITE from what a store holds, each with its caption and its numbers as CSV."""
+    from harness import figures as drawing
+    from harness.figures.canvas import formats_of
+    from harness.figures.stored import Held
+    from harness.store import Store
+
+    formats = formats_of(style)
+    held = Store.open(store)
+    only = _select(methods, models, datasets, scenarios, targets, seeds)
+    made, catalogue = _prepare(suite, held, plugin, only)
+    names = drawing.chosen(name, made)
+    done = drawing.make(names, Held(made, held, catalogue, suite, data_dir), Path(to), formats)
+    for path in done.paths:
+        print(path)
+    for problem in done.problems:
+        _say(f"efface: {problem}")
+    raise SystemExit(1 if done.problems else 0)
 
 
 @app.command()
@@ -343,20 +418,36 @@ def ledger(
     print(book.measure_effects(frame, bases) if effects else book.measure_ablation(frame), end="")
 
 
+@app.command(hidden=True)
+def flops() -> None:
+    """Count the forward operations that plans are estimated from: harness/suites/cost/flops.csv."""
+    from harness import flops as counting
+    from harness import registry
+
+    print(counting.page(registry.load()), end="")
+
+
 @app.command()
 def doctor(
     suite: Annotated[str | None, typer.Argument(help="Check the data of this suite too")] = None,
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataDir = None,
+    download: Download = False,
+    weights: Weights = None,
     plugin: Plugins = None,
 ) -> None:
     """Environment and data checks, each with what to type."""
     from harness import doctor as examine
 
-    lines = examine.examine(suite, store, Path(data_dir) if data_dir else None, plugin or ())
-    for line in lines:
-        print(line.text())
-    raise SystemExit(1 if any(not line.ok for line in lines) else 0)
+    if download and suite is None:
+        raise Misuse("--download: name the suite whose data sets are to be fetched: efface doctor SUITE")
+    folder = Path(data_dir).expanduser() if data_dir else None
+    failed = False
+    say = _say if download else None
+    for line in examine.examine(suite, store, folder, plugin or (), say, weights or ()):
+        print(line.text(), flush=True)
+        failed |= not line.ok
+    raise SystemExit(int(failed))
 
 
 if __name__ == "__main__":

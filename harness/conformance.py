@@ -18,8 +18,8 @@ from torch import nn
 from harness.errors import unknown
 from harness.presets import load_presets, resolve
 from harness.registry import Catalogue
-from harness.small_world import SIDE, small_data, small_run, small_split
-from harness.spec import Task
+from harness.small_world import small_data, small_run, small_split
+from harness.spec import Task, scenario_family
 from tasks.api import DataError, Outputs, Scored
 
 ARGUMENTS = ("model", "forget", "retain", "ctx")
@@ -189,7 +189,8 @@ def _data_untouched(name: str, catalogue: Catalogue) -> None:
 
 
 def _outside_scenarios(name: str, catalogue: Catalogue) -> None:
-    outside = sorted(set(catalogue.scenarios) - catalogue.methods[name].info.scenarios)
+    families = {scenario_family(scenario) for scenario in catalogue.scenarios}
+    outside = sorted(families - catalogue.methods[name].info.scenarios)
     if outside:
         raise Skipped(f"it does not claim {', '.join(outside)}: a sweep skips these and says so")
 
@@ -218,8 +219,7 @@ def _dataset_sound(name: str, catalogue: Catalogue) -> None:
 
 
 def _model_sound(name: str, catalogue: Catalogue) -> None:
-    build = catalogue.models[name].build
-    side = 32 if catalogue.models[name].family in ("vgg", "resnet") and not name.endswith("mini") else SIDE
+    build, side = catalogue.models[name].build, catalogue.models[name].side
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(5, (3, side, side)).eval()

@@ -7,11 +7,16 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import Misuse
+
+if TYPE_CHECKING:
+    from harness.registry import Catalogue
+    from harness.weights import Need
 
 PACKAGES = (
     "torch",
@@ -42,19 +47,27 @@ class Line:
         return f"{'ok' if self.ok else 'MISSING':8}{self.what:16}{self.found}{tail}"
 
 
-def examine(suite: str | None, store: str, data_dir: Path | None, plugins: Iterable[str]) -> list[Line]:
-    """All checks, those of a suite's data sets too where one is named."""
-    lines = [*_software(), *_hardware(), _store(store)]
+def examine(
+    suite: str | None,
+    store: str,
+    data_dir: Path | None,
+    plugins: Iterable[str],
+    download: Callable[[str], None] | None = None,
+    weights: Sequence[str] = (),
+) -> Iterator[Line]:
+    """All checks, those of a suite's data sets and published weights too where one is named.
+
+    `download` tells of each data set that is fetched; without it nothing is fetched. `weights` are files as
+    typed after `--weights`.
+    """
+    yield from (*_software(), *_hardware(), _store(store))
     if suite is not None:
-        lines += _data(suite, data_dir, plugins)
-    return lines
+        yield from _of_suite(suite, data_dir, plugins, download, weights)
 
 
 def _software() -> Iterator[Line]:
-    version = platform.python_version()
-    yield Line(
-        (3, 11) <= sys.version_info[:2] <= (3, 13), "python", version, "" if version else "use 3.11 to 3.13"
-    )
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Line(fits, "python", platform.python_version(), "" if fits else "use 3.11 to 3.13")
     for name in PACKAGES:
         try:
             yield Line(True, name, importlib.metadata.version(name))
@@ -87,19 +100,74 @@ def _store(url: str) -> Line:
     return Line(free > ROOM, "store", f"{url}, {free >> 30} GiB free", "" if free > ROOM else "make room")
 
 
-def _data(suite_name: str, data_dir: Path | None, plugins: Iterable[str]) -> Iterator[Line]:
+def _of_suite(
+    suite_name: str,
+    data_dir: Path | None,
+    plugins: Iterable[str],
+    download: Callable[[str], None] | None,
+    weights: Sequence[str],
+) -> Iterator[Line]:
+    """One line for each data set of a suite, and for each file of weights that its originals start from."""
     from harness import registry
+    from harness.fetch import fetch_data
     from harness.suite_file import load_suite
-    from harness.workspace import read_data
+    from harness.weights import of_suite, parse
 
     catalogue = registry.load(plugins)
     suite = load_suite(suite_name, catalogue)
+    needs = of_suite(suite, catalogue)
+    given = parse(weights, needs)
     for dataset in sorted({row.dataset for row in suite.tasks}):
         try:
-            data = read_data(catalogue, dataset, data_dir)
-        except (Misuse, ValueError) as error:
-            yield Line(False, dataset, str(error))
-            continue
-        state = "official" if data.official else f"not official: {data.note}"
-        sizes = f"{len(data.train)} + {len(data.test)} images, {len(data.classes)} classes"
-        yield Line(True, dataset, f"{sizes}, {state}, digest {data.digest()}")
+            if download is not None:
+                fetch_data(catalogue, [dataset], data_dir, download)
+        except Misuse as error:
+            yield Line(False, dataset, f"not downloaded: {error}")
+        else:
+            yield _data_line(catalogue, dataset, data_dir, suite_name)
+    for need in needs:
+        yield _weights_line(need, given.get(need.name), download)
+
+
+def _data_line(catalogue: Catalogue, dataset: str, data_dir: Path | None, suite: str) -> Line:
+    """Whether a data set is verified, present, partial, unreadable or missing, and where."""
+    from harness.workspace import data_folder, read_data
+    from tasks.api import DataMissing
+
+    info = catalogue.dataset(dataset)
+    try:
+        data = read_data(catalogue, dataset, data_dir)
+        place = info.find(data_folder(dataset, data_dir)) if info.find else None
+    except (Misuse, ValueError) as error:
+        if not isinstance(error.__cause__, DataMissing):
+            return Line(False, dataset, f"unreadable: {error}")
+        remedy = f"efface doctor {suite} --data-dir FOLDER --download" if info.download else ""
+        return Line(False, dataset, f"missing: {error}", remedy)
+    state = "verified" if data.official else f"{'partial' if data.partial else 'present'}: {data.note}"
+    where = [f"in {place}"] if place else []
+    sizes = f"{len(data.train):,} + {len(data.test):,} images, {len(data.classes)} classes"
+    found = ", ".join([state, sizes, *where, f"digest {data.digest()}"])
+    return Line(True, dataset, found, f"whole: {info.source}" if data.partial else "")
+
+
+def _weights_line(need: Need, given: Path | None, download: Callable[[str], None] | None) -> Line:
+    """Whether published weights are verified (pinned by their recipe), present, unreadable or missing."""
+    from harness.weights import find, read_weights
+    from tasks.pretrained import downloaded, how
+
+    what = f"{need.model} weights"
+    path = given or downloaded(need.name)
+    if path is None and download is None:
+        return Line(False, what, f"missing: timm/{need.name}", how(need.name))
+    try:
+        if path is None and download is not None:
+            download(f"downloading timm/{need.name}")
+            path = find(need, download=True)
+    except Misuse as error:
+        return Line(False, what, f"not downloaded: {error}")
+    try:
+        checkpoint = read_weights(need.recipe, ((need.name, str(path)),))
+    except Misuse as error:
+        return Line(False, what, f"unreadable: {error}")
+    state = "verified" if need.recipe.weights_digest else "present"
+    return Line(True, what, f"{state}, timm/{need.name}, in {path}, digest {checkpoint.digest}")

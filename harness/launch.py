@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from harness.schedule import Executor
 from harness.store import Store
 from harness.sweep import Listener, Outcome, check_data
 from harness.sweep import sweep as run_sweep
+from harness.weights import settle
 from harness.workspace import Settings, Workspace, pick_device, read_data
 
 
@@ -89,11 +90,23 @@ def sweep(
     told: Settings,
     where: Where,
     listener: Listener | None = None,
+    weights: Sequence[str] = (),
+    fetch: bool = False,
 ) -> Outcome:
-    """Check the data, then run the plan where it was asked for."""
+    """Check the data and the published weights, then run the plan where it was asked for."""
     check_data(plan, store, lambda name: read_data(catalogue, name, told.data_dir, told.limit))
+    told = replace(told, weights=settle(plan, store, catalogue, weights, fetch))
     make = _inline(told, catalogue, store, where) if where.inline else _ray(told, where)
     return run_sweep(plan, store, catalogue, make, listener or _display())
+
+
+def download(
+    plan: Plan, catalogue: Catalogue, data_dir: str | None, say: Callable[[str], None] = lambda _: None
+) -> None:
+    """Fetch the data sets of a plan that are not there, to the machine that this runs on."""
+    from harness.fetch import fetch_data
+
+    fetch_data(catalogue, {wanted.spec.task.dataset for wanted in plan.wanted}, data_dir, say)
 
 
 def _display() -> Listener:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from harness.cost import Cost
 from harness.rows import FINISHED
-from harness.spec import RunSpec, Spec, TrainSpec
+from harness.spec import Spec, TrainSpec
 from harness.suite import Skip, Suite, Wanted
 
 
@@ -56,6 +57,14 @@ class Holdings(Protocol):
 
 
 @dataclass
+class Share:
+    """What one table of a paper needs: runs, by id, and of the work that is missing, each job by id."""
+
+    runs: set[str] = field(default_factory=set)
+    missing: dict[str, Job] = field(default_factory=dict)
+
+
+@dataclass
 class Plan:
     """What a sweep will do. Jobs stand in an order in which parents come before their children."""
 
@@ -65,6 +74,7 @@ class Plan:
     skips: list[Skip] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)
     measured: int = 0  # rows that the cost estimate rests on
+    cost: Cost = field(default_factory=lambda: Cost([]))
 
     def counts(self) -> dict[str, Counter[str]]:
         """For each kind: how many are to be run, how many of them can start at once."""
@@ -81,13 +91,29 @@ class Plan:
             return None
         return sum(job.expected_seconds for job in self.jobs)
 
+    def estimate(self, job: Job) -> float | None:
+        """Seconds of a job: measured, else estimated from forward operations, else None."""
+        return job.expected_seconds or self.cost.estimate(job.spec)
+
+    def by_table(self) -> dict[str, Share]:
+        """What each table of a paper needs, by name; what two tables share is in both."""
+        jobs = {job.id: job for job in self.jobs}
+        shares: dict[str, Share] = {}
+        for wanted in self.wanted:
+            for table in wanted.tables:
+                share = shares.setdefault(table, Share())
+                share.runs.add(wanted.spec.id)
+                if wanted.spec.id in jobs:
+                    _gather(jobs[wanted.spec.id], jobs, share.missing)
+        return dict(sorted(shares.items(), key=lambda item: table_key(item[0])))
+
 
 def make_plan(suite: Suite, wanted: Iterable[Wanted | Skip], store: Holdings | None, catalogue: Any) -> Plan:
     """Compare what a suite wants with what the store holds."""
     plan = Plan(suite)
     finished = store.finished() if store else {}
     needs_retrain = any(catalogue.metrics[name].needs_retrain for name in suite.metrics)
-    cost = Cost(store.measured_seconds() if store else [])
+    cost = plan.cost = Cost(store.measured_seconds() if store else [], catalogue)
     plan.measured = cost.rows
     seen: set[str] = set()
     trains: dict[str, Job] = {}
@@ -146,25 +172,17 @@ def _order(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.kind != "original", -job.expected_seconds))
 
 
-class Cost:
-    """Median measured seconds of the nearest kind of run that the store knows."""
+def _gather(job: Job, jobs: Mapping[str, Job], into: dict[str, Job]) -> None:
+    """A job and all of its parents that are still to be done."""
+    if job.id in into:
+        return
+    into[job.id] = job
+    for parent in job.parents:
+        if parent.id in jobs:
+            _gather(jobs[parent.id], jobs, into)
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.rows = len(rows)
-        groups: dict[tuple[Any, ...], list[float]] = {}
-        for row in rows:
-            for key in self._keys(row["kind"], row["dataset"], row["model"], row["method"]):
-                groups.setdefault(key, []).append(row["seconds_total"])
-        self._medians = {key: statistics.median(values) for key, values in groups.items()}
 
-    @staticmethod
-    def _keys(kind: str, dataset: str, model: str, method: str | None) -> list[tuple[Any, ...]]:
-        return [(kind, dataset, model, method), (kind, model, method)]
-
-    def of(self, spec: Spec) -> float:
-        """Expected seconds, 0 where nothing like it was measured."""
-        if isinstance(spec, RunSpec):
-            keys = self._keys("run", spec.task.dataset, spec.task.model, spec.method)
-        else:
-            keys = self._keys("train", spec.dataset, spec.model, None)
-        return next((self._medians[key] for key in keys if key in self._medians), 0.0)
+def table_key(name: str) -> tuple[int, str]:
+    """2b stands between 2a and 10."""
+    digits = "".join(itertools.takewhile(str.isdecimal, name))
+    return (int(digits) if digits else 0, name)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import Misuse, unknown
-from harness.spec import Params, Task, Value
+from harness.spec import Params, Task, Value, scenario_family
 
 SUITES = Path(__file__).with_name("suites")
 MATCHED = ("dataset", "model", "scenario", "profile")
@@ -37,7 +37,7 @@ class Preset:
         facts = {
             "dataset": {task.dataset, task.dataset.split(":", 1)[0]},
             "model": {task.model, f"family:{family}"},
-            "scenario": {task.scenario},
+            "scenario": {task.scenario, scenario_family(task.scenario)},
             "profile": {task.profile},
         }
         return all(facts[key] & set(allowed) for key, allowed in self.where.items())

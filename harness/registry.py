@@ -64,6 +64,12 @@ class Catalogue:
         except ValueError as error:
             raise Misuse(str(error)) from None
 
+    def retrainable(self, recipe: str) -> bool:
+        """Whether a recipe trains at all, so that a retrain differs from its original."""
+        from tasks.recipes import recipe_by_id
+
+        return recipe_by_id(recipe).retrainable
+
     def defaults(self, method: str) -> dict[str, Value]:
         """Names and default values of a method's hyper-parameters."""
         fields: Any = dataclasses.fields(self.methods[method])

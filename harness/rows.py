@@ -80,6 +80,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("torch_version", pa.string(), "version of torch"),
     ("started_at", pa.timestamp("us", tz="UTC"), "when it started"),
     ("schema_version", pa.int64(), "version of this schema"),
+    ("weights_digest", pa.string(), "digest of the published weights that training started from"),
+    ("warning", pa.string(), "what is unusual: an accuracy outside of what the recipe expects"),
 )
 SCHEMA = pa.schema([(name, kind) for name, kind, _ in COLUMNS])
 NAMES = frozenset(SCHEMA.names)

@@ -12,7 +12,7 @@ from harness.plan import Job
 from harness.rows import NAMES, Row
 from harness.spec import RunSpec, TrainSpec
 from harness.workspace import Workspace
-from tasks.api import Outputs, Scored, Split
+from tasks.api import Indices, Outputs, Scored, Split
 from tasks.loaders import predict
 from tasks.training import view_of
 
@@ -35,7 +35,14 @@ def predict_halves(model: nn.Module, spec: TrainSpec, space: Workspace, careful:
 
 def predict_half(model: nn.Module, spec: TrainSpec, space: Workspace, half: str, size: int) -> Outputs:
     """Outputs on one half, in batches of `size`."""
-    batches = space.batches(spec.dataset, half, view_of(space.recipe(spec)), size=size)
+    return predict_positions(model, spec, space, half, None, size)
+
+
+def predict_positions(
+    model: nn.Module, spec: TrainSpec, space: Workspace, half: str, positions: Indices | None, size: int
+) -> Outputs:
+    """Outputs on some images of one half, in their order; None: on all of it."""
+    batches = space.batches(spec.dataset, half, view_of(space.recipe(spec)), positions, size)
     logits = predict(model, batches, spec.precision)
     return Outputs(logits, batches.labels().cpu().numpy())
 

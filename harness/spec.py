@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -172,6 +172,18 @@ def _run_id(spec: RunSpec) -> str:
     return content_id("run", _body(spec))
 
 
+def scenario_family(scenario: str) -> str:
+    """What methods and presets name: `worst_case:drop_rest` is one reading of `worst_case`."""
+    return scenario.partition(":")[0]
+
+
+def index_of(target: str, names: Sequence[str]) -> int | None:
+    """The position of a name, or the number itself: papers count classes whose names only the folder has."""
+    if target in names:
+        return names.index(target)
+    return int(target) if target.isdecimal() and int(target) < len(names) else None
+
+
 def split_seed(task: Task, forget_seed: int) -> int:
     """The seed that draws a forget set: without method, parameters and model, so that all forget the same."""
     return derive_seed(forget_seed, "split", task.dataset, task.scenario, task.target, task.count)
@@ -180,6 +192,13 @@ def split_seed(task: Task, forget_seed: int) -> int:
 def halves_seed(dataset: str) -> int:
     """The seed that halves a test set into tuning and reporting: one for each data set, whatever the run."""
     return derive_seed(0, "halves", dataset)
+
+
+def validation_seed(dataset: str) -> int:
+    """The seed that sets training images aside to choose an epoch by: one for each data set, so that all
+    models of it forget and retain the same images.
+    """
+    return derive_seed(0, "halves", dataset, "validation")
 
 
 def to_dict(spec: Any) -> Any:

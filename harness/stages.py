@@ -6,9 +6,11 @@ Whatever goes wrong inside becomes a failed outcome with its traceback in the ru
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,12 +22,14 @@ from harness.errors import Misuse
 from harness.plan import Job
 from harness.provenance import worker_facts
 from harness.rows import Row
-from harness.scoring import Diverged, Halves, predict_half, predict_halves, require_finite, score
+from harness.scoring import Diverged, Halves, predict_halves, require_finite, score
 from harness.spec import REFERENCES, RunSpec, TrainSpec, derive_seed, to_dict
+from harness.start import accuracy, judge, split_of, starting_model, surprise, training_images
 from harness.workspace import Workspace
 from methods.api import Context
 from tasks.api import Split
 from tasks.loaders import TensorBatches, pixel_range
+from tasks.recipes import Recipe
 from tasks.training import fit, view_of
 
 ON_TUNING_HALF = ("retain_acc", "forget_acc", "mia")
@@ -78,25 +82,26 @@ def train(job: Job, space: Workspace, log: list[str]) -> Row:
     spec = job.spec
     assert isinstance(spec, TrainSpec)
     recipe = space.recipe(spec)
-    split = space.split(spec.without, spec.original, spec.split_seed or 0) if spec.without else None
+    split = split_of(spec, space)
     order = derive_seed(spec.train_seed, "order", spec.split_seed)
-    batches = space.batches(
-        spec.dataset, "train", view_of(recipe), split.retain if split else None, recipe.batch_size, order
-    )
-    model = _start(spec, space)
+    images = training_images(spec, space, split)
+    batches = space.batches(spec.dataset, "train", view_of(recipe), images, recipe.batch_size, order)
+    model, published = starting_model(spec, space)
     space.warm_up(spec, model, batches)
     torch.manual_seed(derive_seed(spec.train_seed, "init", spec.split_seed, "global"))  # dropout, a new head
     space.synchronize()
     begun = time.perf_counter()
-    model = _fit(model, batches, spec, space, log)
+    model = _fit(model, batches, recipe, spec, log, judge(spec, space, split))
     space.synchronize()
     seconds = time.perf_counter() - begun
     require_finite(model)
     begun = time.perf_counter()
     halves = predict_halves(model, spec, space, job.careful)
     scoring = time.perf_counter() - begun
+    weights = published.digest if published else None
     facts = {
         "spec": to_dict(spec),
+        "weights_digest": weights,
         "seconds": seconds,
         "seconds_scoring": scoring,
         "exclusive": space.settings.exclusive and not job.careful,
@@ -107,37 +112,26 @@ def train(job: Job, space: Workspace, log: list[str]) -> Row:
     if spec.without is None or space.settings.keep_weights:
         artifacts.save_model(space.store, spec.id, model, facts)
     space.remember(spec, model, halves)
-    test = halves["test"]
-    accuracy = float((test.logits.argmax(1) == test.labels).mean())
+    reached = accuracy(halves["test"])
+    warning = surprise(spec, space, reached)
+    if warning:
+        log.append(f"WARNING {warning}")
     seen = batches.num_examples * recipe.epochs
-    return {"seconds": seconds, "seconds_scoring": scoring, "test_acc": accuracy, "samples_seen": seen} | (
-        _data_facts(spec, space, split)
-    )
+    row = {"seconds": seconds, "seconds_scoring": scoring, "test_acc": reached, "samples_seen": seen}
+    return row | {"weights_digest": weights, "warning": warning} | _data_facts(spec, space, split)
 
 
-def _fit(model: nn.Module, batches: Any, spec: TrainSpec, space: Workspace, log: list[str]) -> nn.Module:
+def _fit(
+    model: nn.Module,
+    batches: Any,
+    recipe: Recipe,
+    spec: TrainSpec,
+    log: list[str],
+    evaluate: Callable[[nn.Module], float] | None = None,
+) -> nn.Module:
     """The task's own recipe, as originals and retrains are trained."""
-    return fit(
-        model,
-        batches,
-        space.recipe(spec),
-        precision=spec.precision,
-        evaluate=lambda model: _test_accuracy(model, spec, space),
-        log=lambda name, value: log.append(f"{name} {value:.6g}"),
-    )
-
-
-def _start(spec: TrainSpec, space: Workspace) -> nn.Module:
-    """Fresh weights from the spec's own seeds, or, as the published Retrain, the original's."""
-    if spec.start == "fresh":
-        return space.new_model(spec, derive_seed(spec.train_seed, "init", spec.split_seed))
-    assert spec.original is not None
-    return space.private_copy(spec.original)
-
-
-def _test_accuracy(model: nn.Module, spec: TrainSpec, space: Workspace) -> float:
-    outputs = predict_half(model, spec, space, "test", space.eval_batch(spec))
-    return float((outputs.logits.argmax(1) == outputs.labels).mean())
+    told = lambda name, value: log.append(f"{name} {value:.6g}")  # noqa: E731
+    return fit(model, batches, recipe, precision=spec.precision, evaluate=evaluate, log=told)
 
 
 # -------------------- unlearn
@@ -234,6 +228,8 @@ def context(spec: RunSpec, space: Workspace, needs: frozenset[str], log: list[st
     """What a method may know besides the model and the data that it declared."""
     original, data = spec.original, space.loaded(spec.task.dataset).data
     recipe = space.recipe(original)
+    # no epoch is chosen here: a method must not learn of images that it was not given
+    last = dataclasses.replace(recipe, checkpoint="last")
     shape = space.input_shape(original)
     target = spec.task.target
     label = None
@@ -246,7 +242,7 @@ def context(spec: RunSpec, space: Workspace, needs: frozenset[str], log: list[st
         device=space.device,
         generator=space.generator(spec.seed, "method", spec.method),
         new_model=lambda: space.new_model(original, derive_seed(spec.seed, "init", spec.method)),
-        train=lambda model, batches: _fit(model, batches, original, space, log),
+        train=lambda model, batches: _fit(model, batches, last, original, log),
         forget_class=label,
         pixel_range=pixel_range(view_of(recipe), shape[0], space.device),
         log=lambda name, value: log.append(f"{name} {value:.6g}"),

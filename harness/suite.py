@@ -8,13 +8,23 @@ reason and never silently.
 from __future__ import annotations
 
 import itertools
+import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from harness.errors import Misuse, did_you_mean
 from harness.presets import MethodTable, Resolved, resolve
-from harness.spec import REFERENCES, Params, RunSpec, Task, TrainSpec, Value, content_id
+from harness.spec import (
+    REFERENCES,
+    Params,
+    RunSpec,
+    Task,
+    TrainSpec,
+    Value,
+    content_id,
+    scenario_family,
+)
 
 
 class Catalogue(MethodTable, Protocol):
@@ -27,6 +37,7 @@ class Catalogue(MethodTable, Protocol):
     def dataset(self, name: str) -> Any: ...
     def stochastic(self, method: str, params: Params) -> bool: ...
     def find_recipe(self, dataset: str, model: str, profile: str, role: str = "train") -> str: ...
+    def retrainable(self, recipe: str) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,10 @@ class TaskRow:
     count: int | None
     methods: tuple[str, ...]
     title: str
+    tables: tuple[str, ...] = ()  # of a paper, that it serves
+    seeds: tuple[int, ...] | None = None  # None: the suite's
+    train_seeds: tuple[int, ...] | None = None
+    params: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)  # over the suite's
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class Selection:
     scenarios: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    tables: tuple[str, ...] = ()  # of a paper
 
 
 @dataclass(frozen=True)
@@ -94,17 +110,42 @@ class Wanted:
     spec: RunSpec
     origin: str  # of its hyper-parameters
     retrain: TrainSpec  # the model it is compared with
+    tables: tuple[str, ...] = ()  # of a paper, that it serves
 
 
 def expand(suite: Suite, catalogue: Catalogue, only: Selection = Selection()) -> Iterator[Wanted | Skip]:
     """Every run of a suite, or the part of it that `only` selects."""
     check_selection(suite, only)
     for row in suite.tasks:
+        if only.tables and not any(serves(table, asked) for table in row.tables for asked in only.tables):
+            continue
+        narrowed = _for_row(suite, row)
         for model in row.models:
             for target in row.targets:
                 task = Task(row.dataset, model, row.scenario, target, row.count, suite.profile)
                 if _selected(task, only):
-                    yield from _expand_task(suite, catalogue, task, row.methods, only)
+                    found = _expand_task(narrowed, catalogue, task, row.methods, only)
+                    yield from (_noting(row.tables, item) for item in found) if row.tables else found
+
+
+def serves(table: str, asked: str) -> bool:
+    """Whether `table` is what was asked for: 2 asks for both 2a and 2b."""
+    return asked in (table, table.rstrip(string.ascii_lowercase))
+
+
+def _for_row(suite: Suite, row: TaskRow) -> Suite:
+    """The suite with what one of its rows says otherwise."""
+    params = {method: {**suite.params.get(method, {}), **fields} for method, fields in row.params.items()}
+    return replace(
+        suite,
+        seeds=row.seeds or suite.seeds,
+        train_seeds=row.train_seeds or suite.train_seeds,
+        params={**suite.params, **params},
+    )
+
+
+def _noting(tables: tuple[str, ...], item: Wanted | Skip) -> Wanted | Skip:
+    return replace(item, tables=tables) if isinstance(item, Wanted) else item
 
 
 def _expand_task(
@@ -114,7 +155,7 @@ def _expand_task(
     for method in methods:
         if only.methods and method not in only.methods:
             continue
-        if reason := _why_not(catalogue, method, task):
+        if reason := _why_not(catalogue, method, task) or _no_retrain(suite, catalogue, method, recipe):
             yield Skip(method, task, reason)
             continue
         for variant in _variants(suite, catalogue, method, task):
@@ -207,11 +248,17 @@ def _why_not(catalogue: Catalogue, method: str, task: Task) -> str | None:
     if method in REFERENCES:
         return None
     info = catalogue.methods[method].info
-    if task.scenario not in info.scenarios:
+    if scenario_family(task.scenario) not in info.scenarios:
         return f"{method} is defined for {', '.join(sorted(info.scenarios))}, not for {task.scenario}"
     if "class_id" in info.needs and task.target is None:
         return f"{method} needs the id of a class to forget; {task.scenario} has none"
     return None
+
+
+def _no_retrain(suite: Suite, catalogue: Catalogue, method: str, recipe: str) -> str | None:
+    if method != "retrain" or suite.retrain_start == "warm" or catalogue.retrainable(recipe):
+        return None
+    return f"recipe {recipe} takes published weights as they are: nothing is trained, so nothing is left out"
 
 
 def _selected(task: Task, only: Selection) -> bool:
@@ -231,10 +278,18 @@ def check_selection(suite: Suite, only: Selection) -> None:
         "datasets": {row.dataset for row in suite.tasks},
         "scenarios": {row.scenario for row in suite.tasks},
         "targets": {target for row in suite.tasks for target in row.targets if target is not None},
-        "seeds": set(suite.seeds),
+        "seeds": {seed for row in suite.tasks for seed in row.seeds or suite.seeds},
     }
+    _check_tables(suite, only.tables)
     for name, known in has.items():
         for value in getattr(only, name):
             if value not in known:
                 hint = did_you_mean(str(value), map(str, known))
                 raise Misuse(f"--{name}: suite {suite.name} has no {name[:-1]} {value!r}; {hint}")
+
+
+def _check_tables(suite: Suite, asked: Sequence[str]) -> None:
+    known = {table for row in suite.tasks for table in row.tables}
+    for name in asked:
+        if not any(serves(table, name) for table in known):
+            raise Misuse(f"--table: suite {suite.name} has no table {name!r}; {did_you_mean(name, known)}")

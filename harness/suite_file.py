@@ -38,6 +38,10 @@ TASK_KEYS = {
     "count": int,
     "methods": list,
     "title": str,
+    "table": list,
+    "seeds": (int, list),
+    "train_seeds": (int, list),
+    "params": dict,
 }
 
 
@@ -173,8 +177,33 @@ def _task_row(row: Any, suite: Mapping[str, Any], catalogue: Catalogue, where: s
     )
     title = row.get("title", f"{row['dataset']} {row['scenario']}")
     return TaskRow(
-        row["dataset"], row["scenario"], models, named or (None,), row.get("count"), methods, title
+        row["dataset"],
+        row["scenario"],
+        models,
+        named or (None,),
+        row.get("count"),
+        methods,
+        title,
+        tables=_tables(row.get("table", []), where),
+        seeds=_seeds(row, "seeds", where) if "seeds" in row else None,
+        train_seeds=_seeds(row, "train_seeds", where) if "train_seeds" in row else None,
+        params=_row_params(row, catalogue, where),
     )
+
+
+def _tables(names: list[Any], where: str) -> tuple[str, ...]:
+    """Names of a paper's tables, as text: "9", "2b"."""
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise Misuse(f'{where}: table has {name!r}, expected names in quotes such as table = ["9", "2b"]')
+    return tuple(names)
+
+
+def _row_params(row: Mapping[str, Any], catalogue: Catalogue, where: str) -> Mapping[str, Any]:
+    params: Mapping[str, Any] = row.get("params", {})
+    for method, fields in params.items():
+        _check_fields(method, fields, catalogue, f"{where}, params.{method}", lists=False)
+    return params
 
 
 def _target(dataset: str, kind: str, target: Any, catalogue: Catalogue, where: str) -> str:

@@ -18,7 +18,7 @@ from harness.provenance import driver_facts
 from harness.registry import Catalogue
 from harness.rows import FINISHED, Row
 from harness.schedule import Executor, run
-from harness.spec import RunSpec, TrainSpec
+from harness.spec import RunSpec, TrainSpec, index_of
 from harness.store import RowWriter, Store
 from harness.suite import Skip, draws
 
@@ -41,6 +41,7 @@ class Outcome:
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, status)
     failures: list[tuple[Job, Row]] = field(default_factory=list)
+    warnings: list[tuple[Job, Row]] = field(default_factory=list)
     seconds: float = 0.0
     reported: int = 0  # rows that are safe in a file, and told of
 
@@ -83,6 +84,8 @@ def sweep(
         outcome.counts[job.kind, row["status"]] += 1
         if row["status"] not in FINISHED:
             outcome.failures.append((job, row))
+        if row.get("warning"):
+            outcome.warnings.append((job, row))
         if not writer.add(row):
             listener.row(job, row)  # made again because a file was gone; its row is there already
             return
@@ -189,7 +192,9 @@ def check_data(plan: Plan, store: Store, read: Callable[[str], Any]) -> None:
 
 def _check_target(spec: RunSpec, data: Any, dataset: str) -> None:
     target = spec.task.target
-    if spec.task.dataset == dataset and target is not None and target not in {*data.classes, *data.groups}:
+    if spec.task.dataset != dataset or target is None:
+        return
+    if index_of(target, data.classes) is None and index_of(target, data.groups) is None:
         raise Misuse(f"data set {dataset} has no target {target!r}; it has {', '.join(data.groups[:20])}")
 
 

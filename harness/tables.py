@@ -45,10 +45,11 @@ class Cell:
     value: float | None
     std: float | None
     n: int
+    absent: str = DASH  # what stands where there is no value
 
     def text(self, column: Column) -> str:
         if self.value is None:
-            return DASH
+            return self.absent
         shown = f"{self.value:.{column.decimals}f}"
         return shown if self.std is None else f"{shown} ± {self.std:.{column.decimals}f}"
 
@@ -109,6 +110,8 @@ def make_tables(
             if all(_same(skip.get(key), facts[key]) for key in keys):
                 _skipped(table, skip)
         _common_notes(table, held[held.index.isin(group["run_id"])])
+        if "retrain" not in set(group["method"]):
+            _no_gap(table)
         tables.append(table)
     return tables
 
@@ -145,16 +148,23 @@ def _line(table: Table, method: str, label: str, runs: pd.DataFrame, found: pd.D
         if method in REFERENCES or ok.empty
         else "/".join(sorted(set(ok["params_origin"].dropna()))),
         n=len(ok),
-        cells=[_cell(ok, column) for column in table.columns],
+        cells=[cell_of(ok, column) for column in table.columns],
     )
+    line.marks += [table.note(text) for text in troubles(runs, found)]
+    return line
+
+
+def troubles(runs: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    """What became of the runs that are no number: failed, blocked, diverged, or not run yet."""
     states = Counter(found["status"])
+    texts = []
     for status in ("failed", "blocked", "diverged"):
         if states[status]:
             why = found.loc[found["status"] == status, "error_message"].iloc[0]
-            line.marks.append(table.note(f"{states[status]} of {len(runs)} {status}: {why}"))
+            texts.append(f"{states[status]} of {len(runs)} {status}: {why}")
     if len(found) < len(runs):
-        line.marks.append(table.note(f"{len(runs) - len(found)} of {len(runs)} not run yet"))
-    return line
+        texts.append(f"{len(runs) - len(found)} of {len(runs)} not run yet")
+    return texts
 
 
 def _data(method: str, found: pd.DataFrame) -> str:
@@ -165,7 +175,7 @@ def _data(method: str, found: pd.DataFrame) -> str:
     return f"{needs} (zero-shot)" if zero_shot is True or zero_shot == 1 else needs
 
 
-def _cell(ok: pd.DataFrame, column: Column) -> Cell:
+def cell_of(ok: pd.DataFrame, column: Column) -> Cell:
     """Only rows that had their device to themselves enter a column of times."""
     if column.key not in ok:
         return Cell(None, None, 0)
@@ -186,6 +196,16 @@ def _skipped(table: Table, skip: dict[str, Any]) -> None:
         table.lines.append(Line(label, DASH, DASH, 0, empty, [table.note(str(skip["error_message"]))]))
 
 
+def _no_gap(table: Table) -> None:
+    """Where no retrain is asked for and none is there, say that a gap cannot be."""
+    places = [number for number, column in enumerate(table.columns) if column.key == "gap"]
+    for place in places:
+        if all(line.cells[place].n == 0 for line in table.lines):
+            for line in table.lines:
+                line.cells[place] = Cell(None, None, 0, absent="n/a")
+            table.facts.append("Gap n/a: a distance to a retrained model, and none is asked for here.")
+
+
 def _common_notes(table: Table, held: pd.DataFrame) -> None:
     ok = held[held["status"] == "ok"]
     alike = ok[ok["deterministic"].fillna(False).astype(bool)]
@@ -201,9 +221,15 @@ def _common_notes(table: Table, held: pd.DataFrame) -> None:
             line.marks.append(
                 table.note("no time: the runs shared their device; efface sweep --per-gpu 1 times them")
             )
+    table.facts += common_facts(ok)
+
+
+def common_facts(ok: pd.DataFrame) -> list[str]:
+    """What holds for all of these runs: unofficial or limited data, and where they were computed."""
+    facts = []
     if not ok.empty and not ok["data_official"].fillna(True).astype(bool).all():
         notes = ", ".join(dict.fromkeys(ok["data_note"].dropna())) or "not the official files"
-        table.facts.append(f"Not the official data set: {notes}.")
+        facts.append(f"Not the official data set: {notes}.")
     known = ok.dropna(subset=["device", "threads"])
     machines = dict.fromkeys(
         f"{device}, {int(threads)} thread{'s' if threads > 1 else ''}, {precision}"
@@ -212,4 +238,5 @@ def _common_notes(table: Table, held: pd.DataFrame) -> None:
         )
     )
     if machines:
-        table.facts.append(f"Computed on {'; '.join(machines)}.")
+        facts.append(f"Computed on {'; '.join(machines)}.")
+    return facts

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from harness.budget import cost_facts, cost_line, table_facts, table_lines
 from harness.errors import Misuse, did_you_mean
 from harness.lock import holder_of
 from harness.plan import Plan
@@ -25,8 +26,8 @@ Facts = dict[str, Any]
 # -------------------- plans
 
 
-def plan_facts(plan: Plan) -> Facts:
-    """A plan as plain data."""
+def plan_facts(plan: Plan, tables: Sequence[str] = ()) -> Facts:
+    """A plan as plain data; of a paper's tables only the given ones, where some are given."""
     return {
         "suite": plan.suite.name,
         "runs": len({wanted.spec.id for wanted in plan.wanted}),
@@ -34,6 +35,8 @@ def plan_facts(plan: Plan) -> Facts:
         "missing": {kind: dict(tally) for kind, tally in plan.counts().items()},
         "worker_seconds": plan.seconds(),
         "measured_rows": plan.measured,
+        "cost": cost_facts(plan),
+        "tables": table_facts(plan, tables),
         "skips": skip_facts(plan),
     }
 
@@ -53,8 +56,8 @@ def skip_facts(plan: Plan) -> list[Facts]:
     ]
 
 
-def plan_text(plan: Plan, store: str) -> str:
-    """A plan for people."""
+def plan_text(plan: Plan, store: str, tables: Sequence[str] = ()) -> str:
+    """A plan for people; of a paper's tables only the given ones, where some are given."""
     facts = plan_facts(plan)
     lines = [
         f"{plan.suite.title}",
@@ -67,19 +70,12 @@ def plan_text(plan: Plan, store: str) -> str:
         ready, waiting = tally.get("ready", 0), tally.get("waiting", 0)
         lines.append(f"{name:10}{ready + waiting:>9}{ready:>9}{waiting:>9}")
     lines.append(f"\n{facts['done']} of {facts['runs']} runs are done.")
+    lines += table_lines(plan, tables)
     if plan.jobs:
-        lines.append(_cost_text(plan))
+        lines.append(cost_line(plan))
     for reason, count in Counter(skip.reason for skip in plan.skips).items():
         lines.append(f"skipped ({count}): {reason}")
     return "\n".join(lines)
-
-
-def _cost_text(plan: Plan) -> str:
-    seconds = plan.seconds()
-    if seconds is None:
-        unknown = sum(job.expected_seconds <= 0 for job in plan.jobs)
-        return f"Cost: not known: {unknown} of {len(plan.jobs)} pieces of work are of kinds not measured yet."
-    return f"Cost: {clock(seconds)} of one worker, from the medians of {plan.measured} measured rows."
 
 
 def plan_line(plan: Plan, store: str) -> str:
@@ -92,12 +88,16 @@ def plan_line(plan: Plan, store: str) -> str:
 
 
 def wanted_frame(plan: Plan) -> pd.DataFrame:
-    """The runs that a suite asks for, one a row, in its order."""
+    """The runs that a suite asks for, one a row, in its order; `tables` of a paper that a run serves."""
+    tables: dict[str, dict[str, None]] = {}
+    for wanted in plan.wanted:
+        tables.setdefault(wanted.spec.id, {}).update(dict.fromkeys(wanted.tables))
     rows = [
         {
             "run_id": wanted.spec.id,
             "method": wanted.spec.method,
             "params": json.dumps(dict(wanted.spec.params)),
+            "tables": tuple(tables[wanted.spec.id]),
             **{
                 name: getattr(wanted.spec.task, name)
                 for name in ("dataset", "model", "scenario", "target", "count")
@@ -106,7 +106,8 @@ def wanted_frame(plan: Plan) -> pd.DataFrame:
         for wanted in plan.wanted
     ]
     frame = pd.DataFrame(
-        rows, columns=["run_id", "method", "params", "dataset", "model", "scenario", "target", "count"]
+        rows,
+        columns=["run_id", "method", "params", "dataset", "model", "scenario", "target", "count", "tables"],
     )
     return frame.drop_duplicates("run_id")
 
@@ -129,6 +130,9 @@ def outcome_facts(outcome: Outcome, plan: Plan, store: str) -> Facts:
         "counts": counts,
         "done_before": len({wanted.spec.id for wanted in plan.done}),
         "failures": failures,
+        "warnings": [
+            {"run_id": job.id, "what": job.spec.label, "why": row["warning"]} for job, row in outcome.warnings
+        ],
         "seconds": outcome.seconds,
     }
 
@@ -145,6 +149,7 @@ def outcome_text(outcome: Outcome, plan: Plan, store: str, suite: str) -> str:
     for job, row in [pair for pair in outcome.failures if pair[1]["status"] != "blocked"][:10]:
         lines.append(f"  failed  {job.spec.label}: {row.get('error_message')}")
         lines.append(f"          efface show {job.id} --store {store}")
+    lines += [f"  warning {job.spec.label}: {row['warning']}" for job, row in outcome.warnings[:10]]
     blocked = sum(row["status"] == "blocked" for _, row in outcome.failures)
     if blocked:
         lines.append(f"  blocked {blocked} runs whose parent failed; the next sweep tries them again")

@@ -6,29 +6,31 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from harness import artifacts
 from harness.errors import Misuse
+from harness.forget_sets import cut, share_held_out
 from harness.registry import Catalogue
-from harness.spec import Task, TrainSpec, derive_seed, halves_seed, split_seed
+from harness.spec import Task, TrainSpec, derive_seed
 from harness.store import Store
+from harness.weights import read_weights
 from tasks.api import Data, DataError, Outputs, Split
 from tasks.loaders import TensorBatches, View, batches_of
 from tasks.metrics.entropy import entropy
+from tasks.pretrained import Checkpoint
 from tasks.recipes import Recipe, recipe_by_id
-from tasks.scenarios import Request
 
 T = TypeVar("T")
 MODELS_BYTES = 4 << 30
 OUTPUTS_BYTES = 1 << 30
+HELD_BYTES = 1 << 28  # pixels of lazily decoded images that are held all the same, e.g. under --limit
 SPLITS = 512
 CPU_BATCH_VALUES = 64 * 3 * 32 * 32  # of a batch that a CPU scores: input values
 
@@ -48,6 +50,7 @@ class Settings:
     keep_outputs: bool = False  # of runs, above `outputs_limit` too
     outputs_limit: int = 50 << 20  # bytes a run
     limit: int | None = None  # images per half, for trying things out
+    weights: tuple[tuple[str, str], ...] = ()  # published weights by name, and the file that holds them
 
 
 class Cache(Generic[T]):
@@ -87,19 +90,20 @@ def read_data(
 ) -> Data:
     """A data set from its folder. `imagefolder:pets` lies in the folder `pets` of the data folder."""
     info = catalogue.dataset(dataset)
+    try:
+        data: Data = info.load(data_folder(dataset, data_dir))
+    except DataError as error:
+        raise Misuse(str(error)) from error  # the cause tells what is missing from what is damaged
+    return data.limit(limit) if limit else data
+
+
+def data_folder(dataset: str, data_dir: str | Path | None) -> Path | None:
+    """What a data set is given as its data folder; None where nobody named one."""
     _, _, part = dataset.partition(":")
     folder = Path(data_dir).expanduser() if data_dir is not None else None
-    if part:
-        if folder is None:
-            raise Misuse(
-                f"data set {dataset}: no data folder given; type --data-dir FOLDER that holds {part}/"
-            )
-        folder = folder / part
-    try:
-        data: Data = info.load(folder)
-    except DataError as error:
-        raise Misuse(str(error)) from None
-    return data.limit(limit) if limit else data
+    if part and folder is None:
+        raise Misuse(f"data set {dataset}: no data folder given; type --data-dir FOLDER that holds {part}/")
+    return folder / part if folder is not None and part else folder
 
 
 def model_bytes(model: nn.Module) -> int:
@@ -118,6 +122,7 @@ class Workspace:
         self._originals: Cache[nn.Module] = Cache(MODELS_BYTES, model_bytes)
         self._outputs: Cache[dict[str, Outputs]] = Cache(OUTPUTS_BYTES, artifacts.outputs_bytes)
         self._splits: Cache[Split] = Cache(SPLITS)
+        self._published: Cache[Checkpoint] = Cache(1)
         self._warm: set[tuple[str, str]] = set()
         _import_training()
 
@@ -127,16 +132,8 @@ class Workspace:
         if dataset not in self._data:
             data = read_data(self.catalogue, dataset, self.settings.data_dir, self.settings.limit)
             digest = data.digest()
-            on_device = Data(
-                train=data.train.to(self.device),
-                test=data.test.to(self.device),
-                classes=data.classes,
-                groups=data.groups,
-                official=data.official,
-                note=data.note,
-                limited=data.limited,
-            )
-            self._data[dataset] = Loaded(on_device, digest)
+            train, test = (half.held(HELD_BYTES).to(self.device) for half in (data.train, data.test))
+            self._data[dataset] = Loaded(replace(data, train=train, test=test), digest)
         return self._data[dataset]
 
     def batches(
@@ -152,7 +149,7 @@ class Workspace:
         key = (
             task,
             forget_seed if scenario.depends_on_seed else 0,
-            original if scenario.uses_original else None,
+            original if scenario.uses_original else self._share_held_out(original),
         )
         return self._splits.get(key, lambda: self._cut(task, original, forget_seed))
 
@@ -164,20 +161,10 @@ class Workspace:
             if original is None:
                 raise ValueError(f"{task.label}: the split depends on the original model, but none was given")
             entropies = entropy(self.outputs(original)["train"].logits)
-        request = Request(
-            train_labels=data.train.labels.cpu().numpy(),
-            train_groups=data.train.groups.cpu().numpy(),
-            test_labels=data.test.labels.cpu().numpy(),
-            test_groups=data.test.groups.cpu().numpy(),
-            target=target_index(task, data, scenario.target),
-            count=task.count,
-            profile=task.profile,
-            seed=split_seed(task, forget_seed),
-            halves_seed=halves_seed(task.dataset),
-            entropies=entropies,
-        )
-        cut: Split = scenario.cut(request)
-        return cut
+        return cut(task, scenario, data, forget_seed, self._share_held_out(original), entropies)
+
+    def _share_held_out(self, original: TrainSpec | None) -> float | None:
+        return share_held_out(self.recipe(original)) if original else None
 
     # -------------------- models
 
@@ -197,11 +184,19 @@ class Workspace:
             return most
         return min(most, max(16, CPU_BATCH_VALUES // math.prod(self.input_shape(spec))))
 
-    def new_model(self, spec: TrainSpec, seed: int) -> nn.Module:
-        """Fresh weights drawn from `seed` alone; the global generators are left as they were."""
+    def new_model(
+        self, spec: TrainSpec, seed: int, change: Callable[[nn.Module], nn.Module] = lambda model: model
+    ) -> nn.Module:
+        """Fresh weights, and what `change` does to them, drawn from `seed` alone; the global generators are
+        left as they were.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._build(spec).to(self.device)
+            return change(self._build(spec)).to(self.device)
+
+    def published(self, recipe: Recipe) -> Checkpoint:
+        """The published weights that a recipe starts from, out of the file that this worker was told of."""
+        return self._published.get(recipe.pretrained, lambda: read_weights(recipe, self.settings.weights))
 
     def _build(self, spec: TrainSpec) -> nn.Module:
         classes = len(self.loaded(spec.dataset).data.classes)
@@ -275,17 +270,3 @@ def pick_device(name: str) -> torch.device:
             "--device cuda: torch finds no CUDA device here; type --device cpu, or see `efface doctor`"
         )
     return torch.device(name)
-
-
-def target_index(task: Task, data: Data, kind: str) -> int | None:
-    """The id of a task's target among the classes or the groups of its data."""
-    if task.target is None:
-        return None
-    names = data.classes if kind == "class" else data.groups
-    if task.target not in names:
-        raise Misuse(f"{task.dataset} has no {kind} {task.target!r}; it has {', '.join(names)}")
-    index = names.index(task.target)
-    labels = data.train.labels if kind == "class" else data.train.groups
-    if not bool(np.any(labels.cpu().numpy() == index)):
-        raise Misuse(f"{task.dataset}: {kind} {task.target!r} has no training image in these data")
-    return index

@@ -9,79 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
+
+from tasks.images import Data as Data
+from tasks.images import DataError as DataError
+from tasks.images import DataMissing as DataMissing
+from tasks.images import ImageSet as ImageSet
 
 Indices = NDArray[np.int64]
-
-
-class DataError(ValueError):
-    """A data folder is missing, truncated or foreign. The message says what was found, expected, and what to
-    type.
-    """
-
-
-# -------------------- what data look like
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSet:
-    """Images with what the model predicts and what a scenario selects by."""
-
-    images: Tensor  # (N, C, H, W) uint8
-    labels: Tensor  # (N,) int64, what the model predicts
-    groups: Tensor  # (N,) int64, what a scenario selects by (fine labels under cifar20)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> ImageSet:
-        return ImageSet(self.images.to(device), self.labels.to(device), self.groups.to(device))
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """A loaded data set: both official halves, names of its classes and groups, and where it stands to the
-    original.
-    """
-
-    train: ImageSet
-    test: ImageSet
-    classes: tuple[str, ...]  # names of the labels, by id
-    groups: tuple[str, ...]  # names of the groups, by id
-    official: bool  # True only where every file is the published one
-    note: str = ""  # what is not official about it, for people
-    limited: int | None = None  # `--limit N` per half, else None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of a stored image."""
-        _, channels, height, width = self.train.images.shape
-        return int(channels), int(height), int(width)
-
-    def digest(self) -> str:
-        """16 hex digits of SHA-256 over pixels, labels and groups: moving the files does not change it."""
-        sha = hashlib.sha256()
-        for half in (self.train, self.test):
-            for part in (half.images, half.labels, half.groups):
-                sha.update(repr((tuple(part.shape), str(part.dtype))).encode())
-                sha.update(part.cpu().contiguous().numpy().data)
-        return sha.hexdigest()[:16]
-
-    def limit(self, count: int) -> Data:
-        """The first `count` images of each half, marked as limited."""
-        train, test = (
-            ImageSet(half.images[:count], half.labels[:count], half.groups[:count])
-            for half in (self.train, self.test)
-        )
-        note = f"limited to {count} per half"
-        return replace(self, train=train, test=test, official=False, note=note, limited=count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +105,8 @@ class DatasetInfo:
     needs_folder: bool
     classes: tuple[str, ...] | None = None  # names of the labels where they are coarser than the groups
     read_groups: Callable[[Path], tuple[str, ...]] | None = None
+    find: Callable[[Path | None], Path] | None = None  # where it lies; raises DataMissing
+    download: Callable[[Path], None] | None = None  # into a data folder, when asked for with --download
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +119,7 @@ class ModelInfo:
     build: Callable[[int, tuple[int, int, int]], nn.Module]
     family: str  # vgg, vit, resnet, cnn or mlp: what presets fall back on
     source: str
+    side: int = 8  # pixels: the side of an image that `efface check` tries it on
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,22 +170,27 @@ def dataset(
     needs_folder: bool = True,
     classes: tuple[str, ...] | None = None,
     read_groups: Callable[[Path], tuple[str, ...]] | None = None,
+    find: Callable[[Path | None], Path] | None = None,
+    download: Callable[[Path], None] | None = None,
 ) -> Callable[[F], F]:
     """Register `load(folder) -> Data` as the data set `name`."""
 
     def register(load: F) -> F:
-        info = DatasetInfo(name, load, groups, source, needs_folder, classes, read_groups)
+        info = DatasetInfo(name, load, groups, source, needs_folder, classes, read_groups, find, download)
         _enter(DATASETS, "data set", name, info, load)
         return load
 
     return register
 
 
-def model(name: str, *, family: str, source: str) -> Callable[[F], F]:
-    """Register `build(num_classes, input_shape) -> nn.Module` as the model `name`."""
+def model(name: str, *, family: str, source: str, side: int = 8) -> Callable[[F], F]:
+    """Register `build(num_classes, input_shape) -> nn.Module` as the model `name`.
+
+    `side` is the side of an image in pixels that `efface check` tries it on.
+    """
 
     def register(build: F) -> F:
-        _enter(MODELS, "model", name, ModelInfo(name, build, family, source), build)
+        _enter(MODELS, "model", name, ModelInfo(name, build, family, source, side), build)
         return build
 
     return register

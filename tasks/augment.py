@@ -19,24 +19,42 @@ def draw(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, 4, generator=generator)
 
 
-def augment(images: Tensor, draws: Tensor) -> Tensor:
-    """Images (B, C, H, W) uint8 moved at random by `draws` (B, 4), see `draw`; same shape and type."""
-    offsets = (draws[:, :2] * (2 * PAD + 1)).long() - PAD  # (B, 2) in [-4, 4]
-    return move(images, offsets[:, 0], offsets[:, 1], draws[:, 2] < 0.5, (2 * draws[:, 3] - 1) * DEGREES)
+def augment(images: Tensor, draws: Tensor, crop: int | None = None) -> Tensor:
+    """Images (B, C, H, W) uint8 moved at random by `draws` (B, 4), see `draw`; same type.
 
-
-def move(images: Tensor, down: Tensor, right: Tensor, flip: Tensor, degrees: Tensor) -> Tensor:
-    """Shift the window by (`down`, `right`) pixels, flip, rotate anticlockwise by `degrees`; all (B,)."""
+    `crop` is the side in pixels of what is cut out of the padded image; None keeps the shape.
+    """
     height, width = images.shape[2:]
-    row, column = _rotated(degrees, height, width)  # (B, H, W) each, in the flipped image
-    inside = _within(row, height) & _within(column, width)
-    column = torch.where(flip[:, None, None], width - 1 - column, column) + right[:, None, None]
+    tall, wide = crop or height, crop or width
+    down = (draws[:, 0] * (height - tall + 2 * PAD + 1)).long() - PAD  # (B,), in [-4, 4] at the whole shape
+    right = (draws[:, 1] * (width - wide + 2 * PAD + 1)).long() - PAD
+    degrees = (2 * draws[:, 3] - 1) * DEGREES
+    return move(images, down, right, draws[:, 2] < 0.5, degrees, (tall, wide))
+
+
+def move(
+    images: Tensor,
+    down: Tensor,
+    right: Tensor,
+    flip: Tensor,
+    degrees: Tensor,
+    window: tuple[int, int] | None = None,
+) -> Tensor:
+    """Cut a window at (`down`, `right`) pixels, flip it, rotate it anticlockwise by `degrees`; all (B,).
+
+    `window` is its height and width; None: those of the images.
+    """
+    height, width = images.shape[2:]
+    tall, wide = window or (height, width)
+    row, column = _rotated(degrees, tall, wide)  # (B, H', W') each, in the flipped window
+    inside = _within(row, tall) & _within(column, wide)
+    column = torch.where(flip[:, None, None], wide - 1 - column, column) + right[:, None, None]
     row = row + down[:, None, None]
     inside &= _within(row, height) & _within(column, width)
-    source = (row * width + column).masked_fill_(~inside, 0).flatten(1)  # (B, H·W)
-    flat = images.flatten(2)
-    moved = flat.gather(2, source[:, None].expand_as(flat)).view_as(images)
-    return moved * inside[:, None]
+    source = (row * width + column).masked_fill_(~inside, 0).flatten(1)  # (B, H'·W')
+    count, channels = images.shape[:2]
+    moved = images.flatten(2).gather(2, source[:, None].expand(-1, channels, -1))
+    return moved.view(count, channels, tall, wide) * inside[:, None]
 
 
 def _rotated(degrees: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,12 @@
 
 Nothing is done per image and nothing is copied up front: every subset of a data set is a tensor of positions
 into the same images. The order of a shuffled walk is drawn on the CPU, so it is the same whatever device
-holds the images.
+holds the images. Where a data set is too large to be held, lazily decoded images take the tensor's place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.augment import augment, draw
+from tasks.lazy import LazyImages
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -34,6 +35,7 @@ class View:
     std: tuple[float, ...]
     size: int | None = None  # side length of the model input in pixels; None keeps the stored size
     augment: bool = False  # crop, flip and rotate at random, at the stored size
+    crop: int | None = None  # side in pixels that augmentation cuts out of the padded image; None: as stored
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
@@ -84,7 +86,7 @@ class Tally:
 class TensorBatches:
     """A walk over some of the images of one tensor. See `batches_of` for the usual way to make one."""
 
-    images: Tensor  # (N, C, H, W) uint8, shared by everything that is cut from it
+    images: Tensor | LazyImages  # (N, C, H, W) uint8, shared by everything that is cut from it
     positions: Tensor  # (n,) int64, which images, in stored order
     targets: Tensor  # (n,) int64, one label for each position
     view: View
@@ -114,13 +116,19 @@ class TensorBatches:
             positions, targets = positions[order], targets[order]
         # all random numbers of a walk travel to the device at once, not batch by batch
         draws = draw(count, self.order).to(positions.device) if self.view.augment else None
-        for start in range(0, count, self.batch_size):
-            cut = slice(start, start + self.batch_size)
-            images = self.images.index_select(0, positions[cut])  # (B, C, H, W) uint8
+        cuts = [slice(start, start + self.batch_size) for start in range(0, count, self.batch_size)]
+        for cut, images in zip(cuts, self._pixels(positions, cuts), strict=True):  # (B, C, H, W) uint8
             if draws is not None:
-                images = augment(images, draws[cut])
+                images = augment(images, draws[cut], self.view.crop)
             self.seen.images += len(images)
             yield _model_input(images, self.view), targets[cut]
+
+    def _pixels(self, positions: Tensor, cuts: list[slice]) -> Iterable[Tensor]:
+        """Stored images of each cut, one cut after the other."""
+        if isinstance(self.images, Tensor):
+            return (self.images.index_select(0, positions[cut]) for cut in cuts)
+        chosen = positions.cpu()
+        return self.images.walk([chosen[cut] for cut in cuts])
 
     def rebatch(self, size: int, *, shuffle: bool = False) -> TensorBatches:
         return replace(self, batch_size=size, shuffle=shuffle)
@@ -149,7 +157,7 @@ class TensorBatches:
 
 
 def batches_of(
-    images: Tensor,
+    images: Tensor | LazyImages,
     labels: Tensor,
     view: View,
     *,

@@ -22,9 +22,11 @@ CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("constant", "cosine", "one_cycle", "reference_one_cycle", "reference_multistep"),
     "checkpoint": ("last", "best_test", "best_val"),
+    "head": ("new", "checkpoint"),
 }
 # not part of what is trained: widening a row to another model must not rename what it trained before
-UNNAMED = ("name", "source", "datasets", "models", "profile")
+UNNAMED = ("name", "source", "datasets", "models", "profile", "expected", "expected_source")
+NOT_COPIED = ("expected", "expected_source")  # by `like`: the band of one model is not that of another
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,62 @@ class Recipe:
     std: tuple[float, ...] = (0.5,)
     size: int | None = None  # side length of the model input in pixels; None: as stored
     checkpoint: str = "last"  # or the epoch that the caller's `evaluate` finds best
+    validation: float = 0.1  # share of each group's training images that "best_val" sets aside
+    crop: int | None = None  # side in pixels that augmentation cuts out of the padded image; None: as stored
+    pretrained: str | None = None  # timm's name of the weights that training starts from; None: random
+    head: str = "new"  # "checkpoint": keep the last layer of these weights; epochs = 0 takes them as they are
+    weights_digest: str | None = None  # pins these weights; None: any that fit, and the row says which
+    expected: tuple[float, ...] = ()  # lowest and highest test accuracy of the models that the row names
+    expected_source: str = ""  # where that comes from
 
     def __post_init__(self) -> None:
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(self._says(field, " or ".join(allowed)))
-        for field in ("epochs", "batch_size", "lr"):
+        for field in ("batch_size", "lr"):
             if not getattr(self, field) > 0:
                 raise ValueError(self._says(field, "> 0"))
+        if not 0 < self.validation < 1:
+            raise ValueError(self._says("validation", "a share between 0 and 1"))
+        self._check_start()
+        self._check_expected()
+
+    def _check_start(self) -> None:
+        if self.pretrained is None and (self.head == "checkpoint" or self.weights_digest is not None):
+            raise ValueError(self._says("pretrained", "timm's name of the weights"))
+        if self.epochs < 0 or (self.epochs == 0 and self.head != "checkpoint"):
+            raise ValueError(self._says("epochs", '> 0, or 0 with head = "checkpoint"'))
+
+    def _check_expected(self) -> None:
+        if not self.expected:
+            return
+        if len(self.expected) != 2 or not 0 <= self.expected[0] < self.expected[1] <= 1:
+            raise ValueError(self._says("expected", "two accuracies between 0 and 1, the lower one first"))
+        if not self.expected_source:
+            raise ValueError(self._says("expected_source", "where the expected accuracy comes from"))
 
     def _says(self, field: str, expected: str) -> str:
         return f"recipe {self.name!r}: {field} is {getattr(self, field)!r}, expected {expected}"
+
+    @property
+    def retrainable(self) -> bool:
+        """Whether leaving images out changes anything: weights that are taken as they are have seen them."""
+        return self.epochs > 0
+
+    def surprise(self, dataset: str, model: str, accuracy: float) -> str | None:
+        """What to say of a test accuracy outside the expected band; None inside it, or where there is none.
+
+        A band holds for the data sets and models that the row names, not for those that a family brings in.
+        """
+        if not self.expected or model not in self.models or dataset.partition(":")[0] not in self.datasets:
+            return None
+        low, high = self.expected
+        if low <= accuracy <= high:
+            return None
+        return (
+            f"test accuracy {accuracy:.3f} is outside {low:g} to {high:g}, expected of recipe {self.name} "
+            f"({self.expected_source})"
+        )
 
     @cached_property
     def id(self) -> str:
@@ -90,7 +137,8 @@ def parse(text: str) -> dict[str, Recipe]:
             raise ValueError(f"two recipes are named {name!r}; rename one")
         if like is not None and like not in rows:
             raise ValueError(f"recipe {name!r}: like = {like!r}, expected the name of a row above it")
-        rows[name] = rows.get(like, {}) | row
+        copied = {key: value for key, value in rows.get(like, {}).items() if key not in NOT_COPIED}
+        rows[name] = copied | row
     return {name: _recipe(row, table["statistics"]) for name, row in rows.items()}
 
 

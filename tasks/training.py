@@ -11,7 +11,9 @@ import copy
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +29,7 @@ MOMENTA = (0.95, 0.85)  # at the ends, at the peak
 
 def view_of(recipe: Recipe) -> View:
     """How the recipe's models see stored pixels, without augmentation."""
-    return View(recipe.mean, recipe.std, recipe.size)
+    return View(recipe.mean, recipe.std, recipe.size, crop=recipe.crop)
 
 
 # -------------------- schedules
@@ -194,7 +196,38 @@ def _set(optimizer: torch.optim.Optimizer, lr: float, inertia: float) -> None:
 
 def fresh_head(model: nn.Module) -> None:
     """Draw the last linear layer anew, and nothing else: what the published Retrain re-initialises."""
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    head = model.get_submodule(last_linear(model))
+    assert isinstance(head, nn.Linear)
+    head.reset_parameters()
+
+
+def last_linear(model: nn.Module) -> str:
+    """The name of the last linear layer, which gives the logits."""
+    linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError(f"{type(model).__name__} has no nn.Linear, expected one as its last layer")
-    linear[-1].reset_parameters()
+    return linear[-1]
+
+
+# -------------------- validation
+
+
+def held_out(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Sorted positions that a recipe with checkpoint "best_val" sets aside to choose its epoch by.
+
+    `share` of each group of `groups` (N,), rounded down, but at least one image of a group of two or more.
+    Where no group has two, one image in all. ValueError where there is but one image.
+    """
+    if len(groups) < 2:
+        raise ValueError(
+            f"{len(groups)} training images, expected at least 2: the best epoch is chosen by some that are "
+            "not trained on"
+        )
+    key = np.random.default_rng(seed).random(len(groups))
+    order = np.lexsort((key, groups))  # by group, at random within it
+    _, start, size = np.unique(groups[order], return_index=True, return_counts=True)
+    rank = np.arange(len(groups)) - np.repeat(start, size)
+    taken = np.where(size > 1, np.maximum(1, np.floor(size * share)), 0).astype(np.int64)
+    if not taken.any():
+        taken[int(np.argmin(key[order]))] = 1
+    return np.sort(order[rank < np.repeat(taken, size)])

@@ -13,7 +13,7 @@ from tasks.api import model
 SMALLEST_SIDE = 8  # pixels; three strides of 2 leave a map of 1×1
 
 
-@model("resnet18", family="resnet", source="torchvision.models.resnet18 with the CIFAR stem")
+@model("resnet18", family="resnet", source="torchvision.models.resnet18 with the CIFAR stem", side=32)
 def resnet18(num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     """ResNet-18 for small images; 11,173,962 parameters with 3 channels and 10 classes."""
     from torchvision.models import resnet18 as torchvision_resnet18

@@ -115,7 +115,7 @@ def _foldable(linear: nn.Linear) -> FoldableLinear:
     return layer
 
 
-@model("vgg11", family="vgg", source="torchvision.models.vgg11 followed by a linear layer 1000→C")
+@model("vgg11", family="vgg", source="torchvision.models.vgg11 followed by a linear layer 1000→C", side=32)
 def vgg11(num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     """VGG-11 and a linear layer; 132,873,346 parameters with 3 channels and 10 classes."""
     channels, height, width = input_shape

@@ -252,7 +252,7 @@ def test_everything_that_can_be_named_is_listed(run: Run, what: str) -> None:
 
 def test_doctor_finds_the_demo_in_order_and_cifar_missing(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("doctor", "demo")
-    assert code == 0 and "1000 + 797 images, 10 classes, official" in out
+    assert code == 0 and "verified, 1,000 + 797 images, 10 classes" in out
     (tmp_path / "c.toml").write_text(SUITE.replace("digits", "cifar10").replace('"3"', '"frog"'))
     code, out, _ = run("doctor", "c.toml")
     assert code == 1 and "MISSING cifar10" in out and "--data-dir" in out

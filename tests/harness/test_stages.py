@@ -17,8 +17,8 @@ from harness.errors import Misuse
 from harness.plan import Job
 from harness.rows import SCORE_COLUMNS
 from harness.spec import TrainSpec
-from harness.stages import _start as starting_model
 from harness.stages import execute
+from harness.start import starting_model
 from harness.store import Store
 from tasks.api import ImageSet
 from tests.harness.conftest import Ground
@@ -131,7 +131,7 @@ def test_a_warm_retrain_starts_from_the_originals_body(ground: Ground) -> None:
     trained(ground, original)
     warm = dataclasses.replace(retrain, start="warm", original=original)
     space = ground.space()
-    before, start = space.original(original).state_dict(), starting_model(warm, space).state_dict()
+    before, start = space.original(original).state_dict(), starting_model(warm, space)[0].state_dict()
     assert all(torch.equal(before[name], start[name]) for name in before)
 
 

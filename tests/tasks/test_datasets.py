@@ -155,7 +155,8 @@ def test_only_files_with_the_published_digests_are_official(
 
 def test_a_full_sized_file_with_another_digest_is_named(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(monkeypatch, cifar)
-    monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", 4)
+    monkeypatch.setattr("tasks.datasets.cifar.TRAIN", 20)
+    monkeypatch.setattr("tasks.datasets.cifar.TEST", 4)
     content = batch("data_batch_3")
     content[b"labels"][0] = 9 - content[b"labels"][0]
     write(cifar, "data_batch_3", content)
@@ -207,7 +208,7 @@ class Program:
 
 def test_a_pickle_that_carries_a_program_is_refused_before_it_runs(cifar: Path) -> None:
     write(cifar, "data_batch_1", {b"data": Program(cifar / "broken-in"), b"labels": []})
-    with pytest.raises(DataError, match=r"data_batch_1.*asks for .*open, which no CIFAR-10 file does"):
+    with pytest.raises(DataError, match=r"data_batch_1.*asks for .*open, which no CIFAR file does"):
         DATASETS["cifar10"].load(cifar.parent)
     assert not (cifar / "broken-in").exists()
 

@@ -222,7 +222,7 @@ def test_each_image_of_a_batch_is_moved_by_its_own_draw():
 def test_draws_cover_all_offsets_both_flips_and_fifteen_degrees():
     seen = {}
 
-    def spy(images, down, right, flip, degrees):
+    def spy(images, down, right, flip, degrees, window):
         seen.update(down=down, right=right, flip=flip, degrees=degrees)
         return images
 

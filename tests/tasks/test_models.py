@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from collections.abc import Callable, Iterator
 
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from tasks.api import MODELS
-from tasks.models import cnn2, mini, mlp, resnet18, vgg11  # noqa: F401  (they register themselves)
+from tasks.models import allcnn, cnn2, mini, mlp, resnet18, vgg11, vit  # noqa: F401  (they register themselves)
+from tasks.training import last_linear
 
-SMALL_MODELS = ("vgg_mini", "vit_mini", "mlp", "cnn2", "resnet18")
+SMALL_MODELS = ("vgg_mini", "vit_mini", "mlp", "cnn2", "resnet18", "allcnn")
 
 
 def count(net: nn.Module) -> int:
@@ -46,6 +48,18 @@ def build_without_memory(name: str, num_classes: int, input_shape: tuple[int, in
         ("vgg11", (3, 32, 32), 100, 132_963_436),
         ("vgg11", (3, 32, 32), 105, 132_968_441),
         ("vgg11", (1, 32, 32), 10, 132_873_346 - 2 * 64 * 9),
+        ("allcnn", (3, 32, 32), 10, 1_620_010),
+        ("allcnn", (3, 32, 32), 20, 1_621_940),
+        ("allcnn", (3, 32, 32), 100, 1_637_380),
+        ("allcnn", (3, 32, 32), 105, 1_638_345),
+        ("vit_b16", (3, 224, 224), 10, 85_806_346),
+        ("vit_b16", (3, 224, 224), 20, 85_814_036),
+        ("vit_b16", (3, 224, 224), 100, 85_875_556),
+        ("vit_b16", (3, 224, 224), 105, 85_879_401),
+        ("vit_b16", (3, 224, 224), 1000, 86_567_656),
+        ("vit_l16", (3, 224, 224), 10, 303_311_882),
+        ("vit_l16", (3, 224, 224), 100, 303_404_132),
+        ("vit_l16", (3, 224, 224), 1000, 304_326_632),
     ],
 )
 def test_a_model_has_exactly_the_published_number_of_parameters(
@@ -61,9 +75,10 @@ def test_cnn2_at_32_pixels_has_the_released_linear_layer() -> None:
 
 
 def test_each_model_names_its_family() -> None:
-    families = {"vit_mini": "vit", "vgg11": "vgg", "resnet18": "resnet", "cnn2": "cnn", "mlp": "mlp"}
-    assert {name: MODELS[name].family for name in families} == families
-    assert MODELS["vgg_mini"].family == "vgg"
+    families = {"vgg": ("vgg11", "vgg_mini"), "vit": ("vit_mini", "vit_b16", "vit_l16")}
+    families |= {"resnet": ("resnet18",), "cnn": ("cnn2", "allcnn"), "mlp": ("mlp",)}
+    for family, names in families.items():
+        assert {MODELS[name].family for name in names} == {family}
 
 
 @pytest.mark.parametrize("name", SMALL_MODELS)
@@ -114,6 +129,9 @@ def test_resnet18_keeps_full_resolution_in_its_stem() -> None:
         ("cnn2", (1, 9, 9), "9×9 pixels, expected sides that are multiples of 4"),
         ("vgg11", (3, 16, 16), "16×16 pixels, expected sides of at least 32"),
         ("resnet18", (3, 4, 4), "4×4 pixels, expected sides of at least 8"),
+        ("allcnn", (3, 3, 3), "3×3 pixels, expected sides of at least 4"),
+        ("vit_b16", (3, 36, 36), "36×36 pixels, expected a square side that is a multiple of 16"),
+        ("vit_l16", (3, 224, 208), "224×208 pixels"),
     ],
 )
 def test_an_unsupported_image_size_is_refused_with_found_and_expected(
@@ -121,6 +139,129 @@ def test_an_unsupported_image_size_is_refused_with_found_and_expected(
 ) -> None:
     with pytest.raises(ValueError, match=rf"{name}: found images of {expected}"):
         MODELS[name].build(10, shape)
+
+
+# ---------- All-CNN and the large transformers
+
+
+def test_allcnn_halves_twice_and_averages_what_is_left() -> None:
+    net = MODELS["allcnn"].build(10, (3, 32, 32)).eval()
+    with torch.no_grad():
+        maps = net[:8](torch.zeros(2, 3, 32, 32))
+        assert maps.shape == (2, 192, 8, 8)
+        torch.testing.assert_close(net[8:10](maps), maps.mean((2, 3)))
+    assert [m.stride for m in net.modules() if isinstance(m, nn.Conv2d)].count((2, 2)) == 2
+
+
+HUB = {"vit_b16": "vit_base_patch16_224", "vit_l16": "vit_large_patch16_224"}
+
+
+@pytest.mark.parametrize(("name", "hub"), HUB.items())
+def test_a_transformer_has_the_tensors_of_timms_own(name: str, hub: str) -> None:
+    import timm
+
+    with torch.device("meta"):
+        theirs = timm.create_model(hub, pretrained=False).state_dict()
+    ours = build_without_memory(name, 1000, (3, 224, 224)).state_dict()
+    assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
+
+
+def test_the_last_linear_layer_of_a_transformer_is_its_head() -> None:
+    net = build_without_memory("vit_b16", 7, (3, 32, 32))
+    assert last_linear(net) == "head"
+    assert last_linear(build_without_memory("vgg11", 7, (3, 32, 32))) == "head"
+
+
+def test_vit_b16_reads_the_class_token_after_the_last_norm() -> None:
+    net = MODELS["vit_b16"].build(5, (3, 32, 32)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        tokens = net.forward_features(x)  # (B, 1 + 4, 768)
+        torch.testing.assert_close(net(x), net.head(tokens[:, 0]))
+        torch.testing.assert_close(tokens, net.norm(tokens_before_norm(net, x)))
+
+
+def tokens_before_norm(net: nn.Module, x: Tensor) -> Tensor:
+    norm, net.norm = net.norm, nn.Identity()
+    try:
+        found: Tensor = net.forward_features(x)
+    finally:
+        net.norm = norm
+    return found
+
+
+def bytes_kept_for_backward(net: nn.Module, x: Tensor) -> int:
+    """What autograd holds on to between forward and backward, parameters aside; on no memory."""
+    own = {id(p) for p in net.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if id(tensor) not in own and not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = net(x)
+    assert out.requires_grad
+    return sum(kept.values())
+
+
+def test_a_jit_step_on_vit_b16_fits_a_device_of_24_gb() -> None:
+    """A step keeps f(x) of 128 images; perturbed copies go through in passes without a gradient."""
+    net = build_without_memory("vit_b16", 100, (3, 224, 224))
+    with torch.device("meta"):
+        small, large = (bytes_kept_for_backward(net, torch.empty(n, 3, 224, 224)) for n in (1, 2))
+    weights_and_gradients = 2 * 4 * count(net)
+    image = large - small
+    assert 50e6 < image < 170e6
+    assert weights_and_gradients + small + 127 * image < 24e9
+
+
+SMALL = [("vgg11", 32), ("resnet18", 32), ("allcnn", 32), ("cnn2", 32)]
+LARGE = [pytest.param(name, 224, marks=pytest.mark.slow) for name in HUB]
+
+
+@pytest.mark.parametrize(("name", "side"), [*SMALL, *LARGE])
+def test_a_real_architecture_takes_a_forward_pass_and_a_jit_step(name: str, side: int) -> None:
+    from methods.api import Context
+    from methods.jit import JiT
+
+    net = build_without_memory(name, 10, (3, side, side)).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for path, t in net.state_dict().items():
+            if t.ndim <= 1:  # of norms: weight and variance 1, all else 0
+                t.fill_(path.endswith(("weight", "running_var")))
+            else:
+                t.normal_(0, 0.02, generator=generator)
+    x = torch.randn(2, 3, side, side, generator=generator)
+    before = {name: p.detach().double().sum().item() for name, p in net.named_parameters()}
+    ctx = Context(10, (3, side, side), torch.device("cpu"), generator, lambda: net, lambda model, _: model)
+    losses: list[float] = []
+    ctx = dataclasses.replace(ctx, log=lambda name, value: losses.append(value))
+    after = JiT(lr=0.1, sigma=0.5, samples=2, batch_size=2)(net, Walk(x), None, ctx)
+    changed = [
+        name for name, p in after.named_parameters() if p.detach().double().sum().item() != before[name]
+    ]
+    assert len(losses) == 1 and 0 < losses[0] < float("inf")
+    assert len(changed) > 0.5 * len(before)  # a bias before a difference, or behind a dead ReLU, has none
+    with torch.no_grad():
+        logits = after.eval()(x[:1])
+    assert logits.shape == (1, 10) and bool(logits.isfinite().all())
+
+
+@dataclasses.dataclass
+class Walk:
+    """Two images in one batch: what JiT asks of a walk, and no more."""
+
+    x: Tensor
+
+    def rebatch(self, size: int, *, shuffle: bool = False) -> Walk:
+        return self
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.x, torch.zeros(len(self.x), dtype=torch.int64)
 
 
 # ---------- the folding of VGG-11

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from tasks.api import SCENARIOS
-from tasks.scenarios import Request, full_class, halves, random, released_count, sub_class, worst_case
+from tasks.scenarios import (
+    Request,
+    full_class,
+    halves,
+    random,
+    released_count,
+    sub_class,
+    worst_case,
+    worst_case_drop_rest,
+)
 
 RNG = np.random.default_rng(0)
 TRAIN = RNG.permutation(np.repeat(np.arange(100), 500))  # groups of CIFAR-100's size
@@ -37,6 +46,8 @@ REQUESTS = [
     (worst_case, ask(count=50, target=69, entropies=entropies())),
     (worst_case, ask(count=50, target=69, entropies=entropies(), **CORRECTED)),
     (worst_case, ask(count=50, entropies=entropies())),
+    (worst_case_drop_rest, ask(count=50, target=69, entropies=entropies())),
+    (worst_case_drop_rest, ask(COARSE, count=50, target=3, entropies=entropies(), **CORRECTED)),
 ]
 
 
@@ -49,7 +60,17 @@ REQUESTS = [
         (sub_class, ask(COARSE, target=69), (500, 49_500, 100, 9_900, 0, 0)),
         (random, ask(count=100), (83, 49_917, 0, 10_000, 0, 0)),
         (random, ask(count=100, **CORRECTED), (100, 49_900, 0, 5_000, 0, 5_000)),
-        (worst_case, ask(count=50, target=69, entropies=entropies()), (50, 49_500, 100, 9_900, 0, 0)),
+        (worst_case, ask(count=50, target=69, entropies=entropies()), (50, 49_950, 0, 10_000, 0, 0)),
+        (
+            worst_case_drop_rest,
+            ask(count=50, target=69, entropies=entropies()),
+            (50, 49_500, 100, 9_900, 0, 0),
+        ),
+        (
+            worst_case_drop_rest,
+            ask(count=50, target=69, entropies=entropies(), **CORRECTED),
+            (50, 49_500, 50, 4_950, 50, 4_950),
+        ),
         (
             worst_case,
             ask(count=50, target=69, entropies=entropies(), **CORRECTED),
@@ -79,11 +100,12 @@ def test_the_same_request_gives_the_same_split(scenario, request_):
     assert scenario(request_).digest() == scenario(request_).digest()
 
 
-def test_forgotten_and_retained_are_all_training_images_but_for_the_released_worst_case():
+def test_forgotten_and_retained_are_all_training_images_unless_the_rest_is_dropped():
     for scenario, request in REQUESTS:
         split = scenario(request)
         both = np.union1d(split.forget, split.retain)
-        assert len(both) == (49_550 if scenario is worst_case and sizes(split)[2] else len(TRAIN))
+        dropped = np.sum(request.train_labels == request.target) - 50
+        assert len(both) == len(TRAIN) - (dropped if scenario is worst_case_drop_rest else 0)
 
 
 def test_a_class_is_forgotten_as_a_whole_and_tested_on_its_own_images():
@@ -156,10 +178,18 @@ def test_the_worst_case_is_what_the_original_is_surest_of():
     assert known[anywhere.forget].max() < known[anywhere.retain].min()
 
 
-def test_the_released_worst_case_drops_the_rest_of_the_class():
-    split = worst_case(ask(count=50, target=69, entropies=entropies()))
-    assert 69 not in TRAIN[split.retain]
-    assert set(TEST[split.forget_test]) == {69}
+@pytest.mark.parametrize("profile", ["reference", "corrected"])
+def test_both_readings_of_the_worst_case_forget_the_same_images(profile):
+    request = ask(count=50, target=69, entropies=entropies(), profile=profile)
+    kept, dropped = worst_case(request), worst_case_drop_rest(request)
+    assert np.array_equal(kept.forget, dropped.forget)
+    assert (TRAIN[kept.retain] == 69).sum() == 450 and not len(kept.forget_test)
+    assert 69 not in TRAIN[dropped.retain] and set(TEST[dropped.forget_test]) == {69}
+
+
+def test_the_rest_can_only_be_dropped_of_a_named_class():
+    with pytest.raises(ValueError, match="worst_case:drop_rest: target is None, expected a class"):
+        worst_case_drop_rest(ask(count=50, entropies=entropies()))
 
 
 def test_the_worst_case_needs_the_entropies_of_all_training_images():
@@ -208,3 +238,4 @@ def test_the_catalogue_says_what_each_scenario_needs():
     assert needs["sub_class"] == ("group", False, False, False)
     assert needs["random"] == ("none", True, False, True)
     assert needs["worst_case"] == ("optional group", True, True, False)
+    assert needs["worst_case:drop_rest"] == ("class", True, True, False)

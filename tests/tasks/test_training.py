@@ -6,9 +6,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from tasks.augment import augment, draw
 from tasks.loaders import batches_of, predict
 from tasks.recipes import Recipe, load_recipes
-from tasks.training import fit, fresh_head, learning_rate, momentum, view_of
+from tasks.training import fit, fresh_head, held_out, last_linear, learning_rate, momentum, view_of
 
 RECIPE = Recipe("small", ("*",), ("*",), epochs=2, batch_size=16, lr=0.1, source="here")
 
@@ -235,3 +236,60 @@ def test_a_warm_retrain_starts_from_the_old_weights_but_for_the_head():
     model, old = fit(tiny(), digits(100), recipe), tiny()
     torch.testing.assert_close(model[1].weight, old[1].weight)
     assert not torch.allclose(model[3].weight, old[3].weight, atol=1e-3)
+
+
+def test_no_epoch_of_training_takes_a_model_as_it_is():
+    recipe = dataclasses.replace(RECIPE, epochs=0, pretrained="some.weights", head="checkpoint")
+    assert equal(fit(tiny(), digits(100), recipe), tiny())
+
+
+def test_the_last_linear_layer_has_a_name():
+    assert last_linear(tiny()) == "3"
+
+
+# -------------------- validation
+
+
+def test_a_tenth_of_every_group_is_held_out_whatever_its_place():
+    groups = np.random.default_rng(3).permutation(np.repeat(np.arange(5), [100, 57, 10, 9, 2]))
+    held = held_out(groups, 0.1, seed=4)
+    assert np.array_equal(np.bincount(groups[held]), [10, 5, 1, 1, 1])
+    assert np.array_equal(held, np.unique(held))
+
+
+def test_held_out_images_follow_the_seed_alone():
+    groups = np.repeat(np.arange(4), 50)
+    assert np.array_equal(held_out(groups, 0.2, 1), held_out(groups, 0.2, 1))
+    assert not np.array_equal(held_out(groups, 0.2, 1), held_out(groups, 0.2, 2))
+
+
+def test_where_no_group_has_two_images_one_in_all_is_held_out():
+    assert len(held_out(np.arange(6), 0.1, 0)) == 1
+    with pytest.raises(ValueError, match="1 training images, expected at least 2"):
+        held_out(np.arange(1), 0.1, 0)
+
+
+# -------------------- a crop smaller than the image
+
+
+def test_a_crop_is_a_window_of_the_padded_image():
+    images = torch.arange(1, 1 + 12 * 12, dtype=torch.uint8).view(1, 1, 12, 12).repeat(400, 1, 1, 1)
+    draws = draw(400, torch.Generator().manual_seed(0))
+    draws[:, 2], draws[:, 3] = 0.75, 0.5  # neither flip nor rotation
+    cut = augment(images, draws, crop=8)
+    assert cut.shape == (400, 1, 8, 8)
+    padded = nn.functional.pad(images[0], (4, 4, 4, 4))
+    windows = {tuple(w.flatten().tolist()) for w in padded.unfold(1, 8, 1).unfold(2, 8, 1).reshape(-1, 8, 8)}
+    seen = {tuple(image.flatten().tolist()) for image in cut}
+    assert len(windows) == 13 * 13 and seen <= windows
+    assert len(seen) > 100
+
+
+def test_training_cuts_the_crop_and_testing_shrinks_the_whole_image():
+    recipe = dataclasses.replace(RECIPE, crop=6, size=6, augment=True)
+    batches = dataclasses.replace(digits(50), view=view_of(recipe))
+    whole, cut = (next(iter(batches.augmented(on)))[0] for on in (False, True))
+    assert whole.shape == cut.shape == (50, 1, 6, 6)
+    shrunk = nn.functional.interpolate(next(iter(digits(50)))[0], size=(6, 6), mode="bilinear")
+    torch.testing.assert_close(whole, shrunk)
+    assert set(cut.unique().tolist()) <= set(next(iter(digits()))[0].unique().tolist()) | {-1.0}

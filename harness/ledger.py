@@ -95,10 +95,10 @@ def _how_to_read(effects: Sequence[Mapping[str, str]]) -> str:
         "accuracy, of D_f accuracy and of the gap to retrain when this field alone is as in `reference`.",
     ]
     if effects:
-        lines.append(
-            f"{effects[0]['task']}; mean over {effects[0]['pairs']} pairs or fewer. `efface sweep switches`"
-        )
-        lines.append("measures them again.")
+        most = max(int(row["pairs"]) for row in effects)
+        lines.append(f"{effects[0]['task']}; mean over {most} pairs of runs (fewer: nothing is drawn).")
+        lines.append("An effect on so small a task says that a switch matters, not how much elsewhere.")
+        lines.append("`efface sweep switches` measures them again.")
     return "\n".join(lines) + "\n"
 
 

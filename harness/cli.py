@@ -398,7 +398,7 @@ def check(
 @app.command()
 def ledger(
     effects: Annotated[str | None, typer.Option(help="Store of suite switches: measure effects")] = None,
-    ablation: Annotated[str | None, typer.Option(help="Store of suite jit_ablation: measure it")] = None,
+    ablation: Annotated[str | None, typer.Option(help="Store of suites jit_ablation*: measure them")] = None,
 ) -> None:
     """The fidelity ledger of all shipped methods, or what a store says of their switches (CSV)."""
     from harness import ledger as book
@@ -408,14 +408,18 @@ def ledger(
     if effects is None and ablation is None:
         print(book.page(registry.load()), end="")
         return
-    suite, store = ("switches", effects) if effects is not None else ("jit_ablation", str(ablation))
-    nothing = _select(None, None, None, None, None, None)
-    made, _ = _prepare(suite, Store.open(str(store)), None, nothing)
-    frame = results.of_suite(results.load(str(store)), [wanted.spec.id for wanted in made.wanted])
+    held = Store.open(str(effects or ablation))
+    everything = _select(None, None, None, None, None, None)
+    suites = ("switches",) if effects is not None else book.ABLATIONS
+    wanted = [each for suite in suites for each in _prepare(suite, held, None, everything)[0].wanted]
+    frame = results.of_suite(results.load(held), [each.spec.id for each in wanted])
+    if effects is None:
+        print(book.measure_ablation(frame), end="")
+        return
     bases: dict[str, str] = {}
-    for wanted in made.wanted:
-        bases.setdefault(wanted.spec.method, json.dumps(dict(wanted.spec.params)))
-    print(book.measure_effects(frame, bases) if effects else book.measure_ablation(frame), end="")
+    for each in wanted:
+        bases.setdefault(each.spec.method, json.dumps(dict(each.spec.params)))
+    print(book.measure_effects(frame, bases), end="")
 
 
 @app.command(hidden=True)

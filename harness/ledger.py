@@ -23,6 +23,7 @@ from harness.spec import REFERENCES
 
 METHODS = Path(__file__).resolve().parent.parent / "methods"
 EFFECTS, ABLATION = METHODS / "effects.csv", METHODS / "jit_ablation.csv"
+ABLATIONS = ("jit_ablation", "jit_ablation_cifar10")  # suites, of which a store may hold one or both
 KEYS = ("method", "field", "paper", "code", "note")
 Rows = Sequence[Mapping[str, str]]
 SWITCHED = ("detach_perturbed", "clip", "mode", "accumulate")
@@ -141,9 +142,9 @@ def _effect(row: Mapping[str, str] | None) -> str:
 def _ablation_section(rows: Sequence[Mapping[str, str]]) -> str:
     head = [*SWITCHED, "lr", "sigma", "D_r %", "D_f %", "MIA %", "gap", "runs"]
     text = ["## What drives JiT's forgetting", ""]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        mine = [row for row in rows if row["model"] == model]
-        text += [f"Best learning rate and noise of each combination, {mine[0]['task']}, {model}:", ""]
+    for task, model in dict.fromkeys((row["task"], row["model"]) for row in rows):
+        mine = [row for row in rows if (row["task"], row["model"]) == (task, model)]
+        text += [f"Best learning rate and noise of each combination, {task}, {model}:", ""]
         cells = [
             [*(row[key] for key in (*SWITCHED, "lr", "sigma")), *_numbers(row), row["runs"]] for row in mine
         ]
@@ -205,18 +206,20 @@ def measure_ablation(frame: pd.DataFrame) -> str:
     jit = results.val_gaps(frame)
     jit = jit[jit["method"] == "jit"].copy()
     jit.loc[jit["status"] != "ok", "val_gap"] = results.DIVERGED_POINTS
-    keys = ["model", *(f"param_{name}" for name in SWITCHED)]
+    keys = ["dataset", "model", *(f"param_{name}" for name in SWITCHED)]
     points = jit.groupby([*keys, "param_lr", "param_sigma"])["val_gap"].mean().reset_index()
     chosen = points.sort_values("val_gap", kind="stable").drop_duplicates(keys).sort_values(keys)
     return _csv([_ablation_row(jit, {str(k): v for k, v in p.items()}) for p in chosen.to_dict("records")])
 
 
 def _ablation_row(jit: pd.DataFrame, point: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {name: value for name, value in point.items() if name != "val_gap"}
+    settings = {name: value for name, value in point.items() if name != "val_gap"}  # by column
     runs = jit
     for name, value in settings.items():
         runs = runs[runs[name] == value]
-    row: dict[str, Any] = {name.removeprefix("param_"): value for name, value in settings.items()}
+    row: dict[str, Any] = {
+        name.removeprefix("param_"): value for name, value in settings.items() if name != "dataset"
+    }
     scores = {
         "retain": ("retain_acc", 100),
         "forget": ("forget_acc", 100),
@@ -228,7 +231,9 @@ def _ablation_row(jit: pd.DataFrame, point: Mapping[str, Any]) -> dict[str, Any]
         row[name], row[f"{name}_std"] = round(float(values.mean()), 2), round(float(values.std(ddof=1)), 2)
     first = runs.iloc[0]
     targets = ", ".join(sorted(runs["target"].dropna().unique()))
-    return {**row, "runs": len(runs), "task": f"{first['dataset']} {first['scenario']}, targets {targets}"}
+    part = "" if first["data_official"] else f" ({first['data_note']})"
+    task = f"{first['dataset']}{part} {first['scenario']}, targets {targets}"
+    return {**row, "runs": len(runs), "task": task}
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -58,3 +58,20 @@ def test_the_effect_of_a_switch_is_the_mean_of_paired_differences() -> None:
 def test_nothing_to_measure_is_said() -> None:
     with pytest.raises(Misuse, match="run `efface sweep switches`"):
         ledger.measure_effects(pd.DataFrame({"method": [], "params": []}), {})
+
+
+def test_the_best_rate_of_each_combination_is_chosen_on_the_tuning_half_and_reported_on_the_other() -> None:
+    switches = {"param_detach_perturbed": True, "param_clip": "none", "param_mode": "eval"}
+    common = {"status": "ok", "dataset": "digits", "model": "mlp", "scenario": "full_class", "target": "3"}
+    common |= {"profile": "corrected", "precision": "fp32", "count": None, "train_seed": 0, "recipe": "r"}
+    common |= {"deterministic": False, "data_official": True, "data_note": None, "param_accumulate": False}
+    perfect = {"val_retain_acc": 1.0, "val_forget_acc": 0.0, "val_mia": 0.0}
+    runs = [common | switches | perfect | {"method": "retrain", "split_seed": 0}]
+    for lr, val_forget, forget in ((0.1, 0.6, 0.0), (1.0, 0.3, 0.9)):
+        scores = {"retain_acc": 1.0, "forget_acc": forget, "mia": 0.0, "gap": 30.0}
+        tuned = {"method": "jit", "split_seed": 0, "param_lr": lr, "param_sigma": 0.5}
+        runs.append(common | switches | perfect | scores | tuned | {"val_forget_acc": val_forget})
+    head, line = ledger.measure_ablation(pd.DataFrame(runs)).splitlines()
+    found = dict(zip(head.split(","), line.split(",", head.count(",")), strict=True))
+    assert (found["lr"], found["forget"], found["runs"]) == ("1.0", "90.0", "1")
+    assert found["task"] == '"digits full_class, targets 3"'

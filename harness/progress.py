@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -38,32 +39,59 @@ class Pace:
         return (len(self._times) - 1) / max(time.monotonic() - self._times[0], 1e-9)
 
 
+@dataclass
+class Left:
+    """What is left of one kind, and what has been seen of it: jobs, and seconds foreseen and spent."""
+
+    jobs: int = 0
+    foreseen: float = 0.0  # of those left, as far as the plan knows
+    unforeseen: int = 0  # of those left, how many the plan knows nothing of
+    done_foreseen: float = 0.0
+    done_spent: float = 0.0  # on jobs that were foreseen
+    spent: float = 0.0  # on all
+    seen: int = 0
+
+    def plan(self, job: Job) -> None:
+        self.jobs += 1
+        self.foreseen += job.expected_seconds
+        self.unforeseen += not job.expected_seconds
+
+    def take(self, job: Job, seconds: float) -> None:
+        self.jobs -= 1
+        self.seen += 1
+        self.spent += seconds
+        self.foreseen -= job.expected_seconds
+        self.unforeseen -= not job.expected_seconds
+        if job.expected_seconds:
+            self.done_foreseen += job.expected_seconds
+            self.done_spent += seconds
+
+    def seconds(self) -> float | None:
+        """What the plan foresees, at the pace found so far; None where it knows nothing and none was seen."""
+        if self.unforeseen > 0 and not self.seen:
+            return None
+        pace = self.done_spent / self.done_foreseen if self.done_foreseen else 1.0
+        unknown = self.unforeseen * self.spent / self.seen if self.seen else 0.0
+        return max(0.0, self.foreseen * pace + unknown)
+
+
 class Eta:
-    """Seconds left of a sweep: what is left of each kind, at the seconds one of it has taken so far."""
+    """Seconds left of a sweep: what the plan foresees of each kind, corrected by how long it really takes."""
 
     def __init__(self, plan: Plan, workers: int) -> None:
         self.workers = workers
-        self._left: Counter[str] = Counter(job.kind for job in plan.jobs)
-        self._seen: Counter[str] = Counter()
-        self._spent: Counter[str] = Counter()
+        self._left: dict[str, Left] = {}
         for job in plan.jobs:
-            if job.expected_seconds:
-                self._seen[job.kind] += 1
-                self._spent[job.kind] += job.expected_seconds  # type: ignore[assignment]
+            self._left.setdefault(job.kind, Left()).plan(job)
 
-    def add(self, kind: str, seconds: float) -> None:
-        self._left[kind] -= 1
-        self._seen[kind] += 1
-        self._spent[kind] += seconds  # type: ignore[assignment]
+    def add(self, job: Job, seconds: float) -> None:
+        self._left[job.kind].take(job, seconds)
 
     def seconds(self) -> float | None:
-        """None while a kind that is left has not been seen."""
-        if any(left > 0 and not self._seen[kind] for kind, left in self._left.items()):
-            return None
-        total = sum(
-            left * self._spent[kind] / self._seen[kind] for kind, left in self._left.items() if left > 0
-        )
-        return total / self.workers
+        """None while a kind that is left can be neither foreseen nor has been seen."""
+        parts = [left.seconds() for left in self._left.values() if left.jobs > 0]
+        known = [part for part in parts if part is not None]
+        return sum(known) / self.workers if len(known) == len(parts) else None
 
 
 class RateColumn(ProgressColumn):
@@ -116,7 +144,7 @@ class Display(Listener):
         ok = row["status"] in FINISHED
         self._paces[job.kind].add(ok)
         if self._eta:
-            self._eta.add(job.kind, float(row.get("seconds_total") or 0.0))
+            self._eta.add(job, float(row.get("seconds_total") or 0.0))
         if not ok and row["status"] != "blocked":
             self.console.print(
                 f"[red]failed[/] {job.spec.label}: {row.get('error_message')}", highlight=False

@@ -1,0 +1,97 @@
+"""What the verbs share: options that many take, and from what was typed to a suite's plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.errors import Misuse
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
+    from harness.registry import Catalogue
+    from harness.store import Store
+    from harness.suite import Selection, Suite
+
+SuiteName = Annotated[
+    str, typer.Argument(help="A shipped suite (efface list suites) or the path of a .toml file")
+]
+StoreOption = Annotated[str, typer.Option("--store", help="Folder or URL that holds the results")]
+Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="Python file that registers a method, …")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+DataDir = Annotated[str | None, typer.Option("--data-dir", help="Folder that holds the data sets")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch missing data into --data-dir, and weights")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Use only N images per half; rows say so")]
+Methods = Annotated[str | None, typer.Option("--methods", help="Only these, comma-separated")]
+Models = Annotated[str | None, typer.Option("--models", help="Only these, comma-separated")]
+Datasets = Annotated[str | None, typer.Option("--datasets", help="Only these, comma-separated")]
+Scenarios = Annotated[str | None, typer.Option("--scenarios", help="Only these, comma-separated")]
+Targets = Annotated[str | None, typer.Option("--targets", help="Only these, comma-separated")]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="Only these: 0,1 or 0-4")]
+PaperTables = Annotated[str | None, typer.Option("--table", help="Only what these tables of a paper need")]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option("--weights", help="FILE, or NAME=FILE, of the published weights that training starts from"),
+]
+DEFAULT_STORE = "efface-store"
+
+
+def select(
+    methods: str | None,
+    models: str | None,
+    datasets: str | None,
+    scenarios: str | None,
+    targets: str | None,
+    seeds: str | None,
+    tables: str | None = None,
+) -> Selection:
+    from harness.suite import Selection
+
+    def split(text: str | None) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+    return Selection(
+        split(methods),
+        split(models),
+        split(datasets),
+        split(scenarios),
+        split(targets),
+        _seeds(seeds),
+        split(tables),
+    )
+
+
+def _seeds(text: str | None) -> tuple[int, ...]:
+    found: list[int] = []
+    for part in (text or "").split(","):
+        first, dash, last = part.strip().partition("-")
+        if not part.strip():
+            continue
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise Misuse(f"--seeds {text}: expected numbers such as 0,1,2 or 0-4")
+        found.extend(range(int(first), int(last if dash else first) + 1))
+    return tuple(dict.fromkeys(found))
+
+
+def prepare(
+    suite: str, store: Store | None, plugins: list[str] | None, only: Selection
+) -> tuple[Plan, Catalogue]:
+    """The registry, the suite and its plan against a store."""
+    from harness import registry
+    from harness.plan import make_plan
+    from harness.suite import expand
+    from harness.suite_file import load_suite
+
+    catalogue = registry.load(plugins or ())
+    loaded: Suite = load_suite(suite, catalogue)
+    return make_plan(loaded, expand(loaded, catalogue, only), store, catalogue), catalogue
+
+
+def existing(url: str) -> Store | None:
+    """The store if there is one; a folder that is something else is refused."""
+    from harness.store import Store
+
+    if Store(url).is_missing():
+        return None
+    return Store.open(url)

@@ -130,7 +130,7 @@ def _ray(told: Settings, where: Where) -> Callable[[], Executor]:
     def make() -> Executor:
         from harness.execute.ray import RayPool
 
-        workers, gpus_each, exclusive = _slots(where)
+        workers, gpus_each, exclusive = slots(where)
         return RayPool(
             replace(told, exclusive=exclusive),
             workers=workers,
@@ -142,7 +142,7 @@ def _ray(told: Settings, where: Where) -> Callable[[], Executor]:
     return make
 
 
-def _slots(where: Where) -> tuple[int | None, float, bool]:
+def slots(where: Where) -> tuple[int | None, float, bool]:
     """Workers (None: ask the cluster), share of a GPU each has, and whether each has its device to itself."""
     cores = _cores()
     if where.address is not None:

@@ -53,13 +53,20 @@ def score(job: Job, space: Workspace, split: Split, halves: Halves) -> tuple[Row
     spec = job.spec
     assert isinstance(spec, RunSpec)
     profile = spec.task.profile
-    found = compute(space, job.metrics, cut(profile, split, halves, retrained))
+    found = compute(space, job.metrics, cut(profile, split, halves, retrained, _original(job, space)))
     if len(split.retain_val):
         tuning = [name for name in job.metrics if name in ON_TUNING_HALF]
         on_val = compute(space, tuning, cut(profile, split, halves, tuning=True))
         found |= {f"val_{name}": value for name, value in on_val.items() if name in ON_TUNING_HALF}
     columns = {name: _nullable(value) for name, value in found.items() if name in NAMES}
     return columns, {name: value for name, value in found.items() if name not in NAMES}
+
+
+def _original(job: Job, space: Workspace) -> Halves | None:
+    """Outputs of the original model, where a score needs them."""
+    assert isinstance(job.spec, RunSpec)
+    needed = any(space.catalogue.metrics[name].needs_original for name in job.metrics)
+    return space.outputs(job.spec.original) if needed else None
 
 
 def compute(space: Workspace, metrics: Any, scored: Scored) -> dict[str, float]:
@@ -72,7 +79,12 @@ def compute(space: Workspace, metrics: Any, scored: Scored) -> dict[str, float]:
 
 
 def cut(
-    profile: str, split: Split, halves: Halves, retrained: Halves | None = None, tuning: bool = False
+    profile: str,
+    split: Split,
+    halves: Halves,
+    retrained: Halves | None = None,
+    original: Halves | None = None,
+    tuning: bool = False,
 ) -> Scored:
     """A model's outputs along a split, on the reporting or the tuning part of the test set."""
     train, test = halves["train"], halves["test"]
@@ -83,6 +95,7 @@ def cut(
         forget_test=test.take(split.forget_val if tuning else split.forget_test),
         retain_test=test.take(split.retain_val if tuning else split.retain_test),
         retrained=cut(profile, split, retrained, tuning=tuning) if retrained else None,
+        original=cut(profile, split, original, tuning=tuning) if original else None,
     )
 
 

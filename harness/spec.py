@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 Value = bool | int | float | str | None
 Params = tuple[tuple[str, Value], ...]  # fully resolved, sorted by name
-Stream = Literal["init", "order", "split", "halves", "method", "score"]
+Stream = Literal["init", "order", "split", "halves", "method", "score", "search"]
 REFERENCES = ("baseline", "retrain")
 PROFILES = ("reference", "corrected")
 PRECISIONS = ("fp32", "bf16")

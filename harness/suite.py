@@ -155,7 +155,7 @@ def _expand_task(
     for method in methods:
         if only.methods and method not in only.methods:
             continue
-        if reason := _why_not(catalogue, method, task) or _no_retrain(suite, catalogue, method, recipe):
+        if reason := why_not(catalogue, method, task) or _no_retrain(suite, catalogue, method, recipe):
             yield Skip(method, task, reason)
             continue
         for variant in _variants(suite, catalogue, method, task):
@@ -181,7 +181,7 @@ def _expand_seeds(
         if method == "retrain" and number >= count:
             continue  # fewer retrains than seeds: run s is compared with retrain s mod k
         forget_seed = suite.seeds[number % count]
-        retrain = _retrain(suite, catalogue, task, original, forget_seed)
+        retrain = retrain_of(suite, catalogue, task, original, forget_seed)
         version = 1 if method in REFERENCES else catalogue.methods[method].info.version
         spec = RunSpec(
             task=task,
@@ -197,7 +197,7 @@ def _expand_seeds(
         yield Wanted(spec, variant.origin, retrain)
 
 
-def _retrain(
+def retrain_of(
     suite: Suite, catalogue: Catalogue, task: Task, original: TrainSpec, forget_seed: int
 ) -> TrainSpec:
     """The original's recipe without the forget set, from fresh weights or (as published) from its own."""
@@ -244,7 +244,7 @@ def _variants(suite: Suite, catalogue: Catalogue, method: str, task: Task) -> It
             yield resolve(catalogue, method, task, {**fixed, name: value})
 
 
-def _why_not(catalogue: Catalogue, method: str, task: Task) -> str | None:
+def why_not(catalogue: Catalogue, method: str, task: Task) -> str | None:
     if method in REFERENCES:
         return None
     info = catalogue.methods[method].info

@@ -88,6 +88,7 @@ class MethodInfo:
     stochastic: bool = (
         True  # False: two seeds give one result; a property `stochastic` of the method overrides it
     )
+    search: Mapping[str, Any] = field(default_factory=dict)  # the fields that a search varies, and over what
 
     @property
     def zero_shot(self) -> bool:
@@ -118,17 +119,26 @@ def method(
     version: int = 1,
     reference: Mapping[str, Any] | None = None,
     stochastic: bool = True,
+    search: Mapping[str, Any] | None = None,
 ) -> Callable[[M], M]:
     """Register a frozen dataclass as the unlearning method `name`.
 
     `needs` is a subset of {"forget", "retain", "class_id"}. Raise `version` when the algorithm changes: it is
     part of a run's name, so old rows stay apart from new ones. `reference` holds the fields that differ in
-    profile `reference`, i.e. the quirks of the released code.
+    profile `reference`, i.e. the quirks of the released code. `search` says what a search varies where
+    suites/spaces.toml has no row: `{"lr": {"low": 1e-4, "high": 1.0, "log": True}, "epochs": [1, 5]}`.
     """
 
     def register(cls: M) -> M:
         info = MethodInfo(
-            name, frozenset(needs), frozenset(scenarios), paper, version, dict(reference or {}), stochastic
+            name,
+            frozenset(needs),
+            frozenset(scenarios),
+            paper,
+            version,
+            dict(reference or {}),
+            stochastic,
+            dict(search or {}),
         )
         _check_declaration(cls, info)
         cls.info = info  # type: ignore[attr-defined]
@@ -159,8 +169,9 @@ def _check_declaration(cls: type, info: MethodInfo) -> None:
     for f in names.values():
         if f.default is dataclasses.MISSING or not isinstance(f.default, FIELD_TYPES):
             raise ValueError(f"{where}.{f.name}: expected a default of type bool, int, float, str or None")
-    if missing := set(info.reference) - set(names):
-        raise ValueError(f"{where}: reference sets {sorted(missing)}, which are no fields of it")
+    for what, given in (("reference", info.reference), ("search", info.search)):
+        if missing := set(given) - set(names):
+            raise ValueError(f"{where}: {what} names {sorted(missing)}, which are no fields of it")
 
 
 def check_fields(hyper: Any, **bounds: str) -> None:

@@ -83,6 +83,7 @@ class Scored:
     forget_test: Outputs
     retain_test: Outputs
     retrained: Scored | None = None  # the same cut of the retrained model, for metrics that need it
+    original: Scored | None = None  # the same cut of the original model, for metrics that need it
 
     @property
     def test(self) -> Outputs:
@@ -146,6 +147,7 @@ class MetricInfo:
     unit: str  # "fraction", "nats", "bits", …
     needs_retrain: bool
     summary: str
+    needs_original: bool = False
 
 
 DATASETS: dict[str, DatasetInfo] = {}
@@ -223,11 +225,13 @@ def metric(
     version: int = 1,
     unit: str = "fraction",
     needs_retrain: bool = False,
+    needs_original: bool = False,
 ) -> Callable[[F], F]:
     """Register `score(Scored) -> float`, or one number for each of `columns`, as the metric `name`."""
 
     def register(score: F) -> F:
-        info = MetricInfo(name, score, columns or (name,), version, unit, needs_retrain, summary)
+        needs = (needs_retrain, summary, needs_original)
+        info = MetricInfo(name, score, columns or (name,), version, unit, *needs)
         _enter(METRICS, "metric", name, info, score)
         return score
 

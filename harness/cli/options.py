@@ -37,6 +37,11 @@ Weights = Annotated[
 DEFAULT_STORE = "efface-store"
 
 
+def names_of(text: str | None) -> tuple[str, ...]:
+    """Comma-separated names."""
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
 def select(
     methods: str | None,
     models: str | None,
@@ -48,21 +53,18 @@ def select(
 ) -> Selection:
     from harness.suite import Selection
 
-    def split(text: str | None) -> tuple[str, ...]:
-        return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
-
     return Selection(
-        split(methods),
-        split(models),
-        split(datasets),
-        split(scenarios),
-        split(targets),
-        _seeds(seeds),
-        split(tables),
+        names_of(methods),
+        names_of(models),
+        names_of(datasets),
+        names_of(scenarios),
+        names_of(targets),
+        seeds_of(seeds),
+        names_of(tables),
     )
 
 
-def _seeds(text: str | None) -> tuple[int, ...]:
+def seeds_of(text: str | None) -> tuple[int, ...]:
     found: list[int] = []
     for part in (text or "").split(","):
         first, dash, last = part.strip().partition("-")

@@ -1,0 +1,165 @@
+"""The verb that searches hyper-parameters."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.app import app, say
+from harness.cli.options import (
+    DEFAULT_STORE,
+    AsJson,
+    DataDir,
+    Limit,
+    Plugins,
+    StoreOption,
+    SuiteName,
+    Weights,
+    names_of,
+    seeds_of,
+)
+from harness.errors import Misuse
+
+if TYPE_CHECKING:
+    from harness.search.definition import Search
+    from harness.search.driver import Bench
+
+
+@app.command()
+def tune(
+    suite: SuiteName,
+    method: Annotated[str, typer.Option(help="Method, or several, comma-separated, or all")],
+    model: Annotated[str | None, typer.Option(help="Model, or several; default: the suite's")] = None,
+    scenario: Annotated[str | None, typer.Option(help="Scenario, or several; default: the suite's")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set, where the suite has several")] = None,
+    target: Annotated[str | None, typer.Option(help="Class to search on; default: one not reported")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials; default 250, or no limit if seconds")] = None,
+    budget_seconds: Annotated[float | None, typer.Option(help="Device-seconds instead of trials")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="gap_to_retrain | gap_to_retrain_test | retrain_free | pareto")
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="tpe | nsga2 | random")] = "tpe",
+    seed: Annotated[int, typer.Option(help="Seed of the sampler")] = 0,
+    seeds: Annotated[str, typer.Option(help="Seeds of a trial's runs")] = "100,101",
+    space: Annotated[str | None, typer.Option(help="TOML file with [[space]] rows of your own")] = None,
+    concurrent: Annotated[int | None, typer.Option(help="Trials at once; default: one per core")] = None,
+    per_gpu: Annotated[int, typer.Option(help="Trials that share one GPU")] = 1,
+    on: Annotated[str, typer.Option(help="inline | local | auto | a Ray address")] = "auto",
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+    store: StoreOption = DEFAULT_STORE,
+    data_dir: DataDir = None,
+    plugin: Plugins = None,
+    weights: Weights = None,
+    limit: Limit = None,
+    plots: Annotated[str | None, typer.Option(help="Folder for history, slice, contour, importances")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be searched, and stop")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search hyper-parameters on one class of SUITE; the best become a preset for all others. Goes on where it stopped."""  # noqa: E501
+    from harness import launch, registry
+    from harness.search import driver
+    from harness.search.book import DEFAULT_TRIALS, Budget
+    from harness.search.definition import Wish
+    from harness.store import Store
+    from harness.suite_file import load_suite
+
+    if trials is None and budget_seconds is None:
+        trials = DEFAULT_TRIALS
+    budget = Budget(trials, budget_seconds)
+    where = launch.Where(on, concurrent, per_gpu, device)
+    told = launch.settings(store, data_dir, plugin, where, 512, False, False, limit)
+    catalogue = registry.load(plugin or ())
+    loaded = load_suite(suite, catalogue)
+    wishes = [
+        Wish(m, of_model, of_scenario, dataset, target, objective, sampler, seed, seeds_of(seeds), space)
+        for m in _methods(method, catalogue)
+        for of_model in names_of(model) or _known(loaded, "models")
+        for of_scenario in names_of(scenario) or _known(loaded, "scenario")
+    ]
+    searches, problems = driver.define_all(loaded, catalogue, wishes, told.data_dir)
+    for problem in problems:
+        say(f"left out: {problem}")
+    if dry_run:
+        _intend(searches, loaded, catalogue, store, budget, as_json)
+        return
+    held = Store.create(store)
+    bench = driver.Bench(loaded, catalogue, held, told, where, budget, weights=weights or ())
+    _run(searches, bench, suite, Path(plots) if plots else None, as_json)
+
+
+def _methods(typed: str, catalogue: Any) -> tuple[str, ...]:
+    return tuple(catalogue.methods) if typed == "all" else names_of(typed)
+
+
+def _known(suite: Any, what: str) -> tuple[str, ...]:
+    rows = [getattr(row, what) for row in suite.tasks]
+    flat = [name for row in rows for name in (row if isinstance(row, tuple) else (row,))]
+    return tuple(dict.fromkeys(flat))
+
+
+def _intend(
+    searches: list[Search], suite: Any, catalogue: Any, store: str, budget: Any, as_json: bool
+) -> None:
+    """Space, budget, objective and cost of each search."""
+    from harness.cli.options import existing
+    from harness.cost import Cost
+    from harness.search import driver, outcome
+
+    held = existing(store)
+    cost = Cost(held.measured_seconds() if held else [], catalogue)
+    told = []
+    for search in searches:
+        plan = driver.references(search, suite, held, catalogue)
+        runs = search.runs({name: dim.ends()[0] for name, dim in search.space.dims})
+        one = cost.of(runs[0]) or cost.estimate(runs[0])
+        seconds = budget.seconds or (one * len(runs) * budget.trials if one else None)
+        told.append(outcome.intention(search, budget.text(), len(plan.jobs), seconds))
+    print(json.dumps(told, indent=1) if as_json else "\n\n".join(told))
+
+
+def _run(searches: list[Search], bench: Bench, suite: str, plots: Path | None, as_json: bool) -> None:
+    """One search after the other; what each found is told at once."""
+    from rich.console import Console
+
+    from harness.lock import StoreLock
+    from harness.search import driver, outcome
+    from harness.search.display import SearchDisplay
+
+    found = []
+    with StoreLock(bench.store):
+        for search in searches:
+            display = SearchDisplay(Console(file=sys.stderr), search.label)
+            try:
+                book = driver.run(search, bench, display.row, display.begin)
+            except KeyboardInterrupt:
+                say("stopped. Every finished trial is kept; type the same command to go on.")
+                raise SystemExit(130) from None
+            finally:
+                display.end()
+            finding = outcome.find(search, book, bench.catalogue)
+            preset = None
+            if finding.best is not None:
+                preset = f"presets/{outcome.preset_name(search)}"
+                bench.store.write(preset, outcome.preset_text(finding, bench.budget.text()).encode())
+            found.append(outcome.facts(finding, preset and f"{bench.store.url}/{preset}"))
+            if not as_json:
+                print(outcome.text(finding) + "\n", flush=True)
+            if plots is not None:
+                from harness.figures.search import draw
+
+                for path in draw(finding, plots):
+                    print(path)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    elif any(facts["preset"] for facts in found):
+        print(
+            f"presets to review: {bench.store.url}/presets; to use them, type: efface sweep {suite} "
+            "--presets "
+            f"{bench.store.url}/presets --store {bench.store.url}"
+        )
+    if not searches:
+        raise Misuse("nothing to search; see why above")

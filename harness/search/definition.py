@@ -1,0 +1,216 @@
+"""What is searched, as plain data: everything that decides which trials a search makes, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.errors import Misuse, did_you_mean, unknown
+from harness.presets import load_presets, resolve
+from harness.search.objectives import OBJECTIVES, Objective, find_objective
+from harness.search.spaces import Space, find_space
+from harness.spec import REFERENCES, Params, RunSpec, Task, TrainSpec, Value, content_id
+from harness.suite import Suite, TaskRow, draws, retrain_of, why_not
+
+SAMPLERS = ("tpe", "nsga2", "random")
+SEEDS = (100, 101)  # of a trial's runs: none that a suite reports
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A search as typed; what is None is decided from the suite."""
+
+    method: str
+    model: str
+    scenario: str
+    dataset: str | None = None
+    target: str | None = None
+    objective: str | None = None
+    sampler: str = "tpe"
+    sampler_seed: int = 0
+    seeds: tuple[int, ...] = SEEDS
+    space_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search. Its id is the name of its file of trials; neither budget nor machine are part of it."""
+
+    suite: str
+    task: Task
+    original: TrainSpec
+    retrains: tuple[TrainSpec, ...]  # one for each seed; empty where the objective needs none
+    method: str
+    method_version: int
+    base: Params  # what is neither searched nor fixed by the space
+    space: Space
+    objective_name: str
+    seeds: tuple[int, ...]
+    deterministic: bool  # one run stands for all seeds
+    sampler: str
+    sampler_seed: int
+    precision: str
+
+    @property
+    def objective(self) -> Objective:
+        return OBJECTIVES[self.objective_name]
+
+    @property
+    def label(self) -> str:
+        """For people: jit on digits/vgg_mini full_class 0."""
+        return f"{self.method} on {self.task.label}"
+
+    @property
+    def id(self) -> str:
+        body = {
+            "task": self.task.id,
+            "original": self.original.id,
+            "retrains": [retrain.id for retrain in self.retrains],
+            "method": [self.method, self.method_version],
+            "base": dict(self.base),
+            "space": self.space.body(),
+            "objective": self.objective_name,
+            "seeds": list(self.seeds),
+            "sampler": [self.sampler, self.sampler_seed],
+            "precision": self.precision,
+        }
+        return content_id("search", body)
+
+    def runs(self, drawn: Mapping[str, Value]) -> list[RunSpec]:
+        """The runs of the trial that drew these values: one for each seed."""
+        params = self.space.params(self.base, drawn)
+        seeds = self.seeds[:1] if self.deterministic else self.seeds
+        return [self.run(self.method, self.method_version, params, seed) for seed in seeds]
+
+    def run(
+        self, method: str, version: int, params: Params, seed: int, retrain: TrainSpec | None = None
+    ) -> RunSpec:
+        return RunSpec(self.task, self.original, method, version, params, seed, self.precision, None, retrain)
+
+
+def define(suite: Suite, catalogue: Any, wish: Wish, groups: Any) -> Search:
+    """A search for a suite. `groups(dataset)` names what can be forgotten of it; it may read the data.
+
+    Raises Misuse where the suite has no such setting, the method is not defined there, the space or the
+    objective cannot work, or what is searched on would be reported.
+    """
+    if wish.method in REFERENCES or wish.method not in catalogue.methods:
+        raise unknown("method", wish.method, catalogue.methods, "--method")
+    if wish.sampler not in SAMPLERS:
+        raise Misuse(f"--sampler {wish.sampler}: expected {', '.join(SAMPLERS)}")
+    row = _row(suite, wish)
+    target = _target(suite, catalogue, row, wish.target, groups)
+    task = Task(row.dataset, wish.model, row.scenario, target, row.count, suite.profile)
+    if reason := why_not(catalogue, wish.method, task):
+        raise Misuse(f"nothing to search: {reason}")
+    recipe = catalogue.find_recipe(task.dataset, task.model, suite.profile)
+    train_seed = (row.train_seeds or suite.train_seeds)[0]
+    original = TrainSpec(task.dataset, task.model, recipe, train_seed, suite.precision)
+    objective = find_objective(wish.objective, task)
+    if objective.needs_retrain and not catalogue.retrainable(recipe):
+        raise Misuse(
+            f"--objective {objective.name} needs a retrained model, and recipe {recipe} takes "
+            "published weights as "
+            "they are; type --objective retrain_free, or search on a data set whose models are trained"
+        )
+    fresh = replace(suite, retrain_start="fresh")
+    retrains = tuple(retrain_of(fresh, catalogue, task, original, seed) for seed in wish.seeds)
+    fixed = {**suite.params.get(wish.method, {}), **row.params.get(wish.method, {})}
+    untuned = [preset for preset in load_presets() if preset.origin != "tuned"]
+    base = resolve(catalogue, wish.method, task, fixed, untuned).params
+    space = find_space(catalogue, wish.method, task, wish.space_file)
+    first = space.params(base, {name: dim.ends()[0] for name, dim in space.dims})
+    search = Search(
+        suite=suite.name,
+        task=task,
+        original=original,
+        retrains=retrains if objective.needs_retrain else (),
+        method=wish.method,
+        method_version=catalogue.methods[wish.method].info.version,
+        base=base,
+        space=space,
+        objective_name=objective.name,
+        seeds=wish.seeds,
+        deterministic=not draws(catalogue, wish.method, first, task),
+        sampler=wish.sampler,
+        sampler_seed=wish.sampler_seed,
+        precision=suite.precision,
+    )
+    _check_seeds(suite, catalogue, search)
+    return search
+
+
+def _row(suite: Suite, wish: Wish) -> TaskRow:
+    """The task row of the suite that a search is for."""
+    rows = [row for row in suite.tasks if row.scenario == wish.scenario]
+    if not rows:
+        known = {row.scenario for row in suite.tasks}
+        raise Misuse(
+            f"--scenario: suite {suite.name} has no {wish.scenario!r}; {did_you_mean(wish.scenario, known)}"
+        )
+    of_model = [row for row in rows if wish.model in row.models]
+    if not of_model:
+        models = {model for row in rows for model in row.models}
+        raise Misuse(
+            f"--model: suite {suite.name} has no {wish.model!r} for {wish.scenario}; "
+            f"{did_you_mean(wish.model, models)}"
+        )
+    datasets = list(dict.fromkeys(row.dataset for row in of_model))
+    if wish.dataset is None and len(datasets) > 1:
+        raise Misuse(
+            f"suite {suite.name} has {wish.scenario} on {', '.join(datasets)}; type --dataset with one"
+        )
+    if wish.dataset is not None and wish.dataset not in datasets:
+        raise Misuse(
+            f"--dataset: suite {suite.name} has no {wish.dataset!r} there; "
+            f"{did_you_mean(wish.dataset, datasets)}"
+        )
+    return next(row for row in of_model if row.dataset == (wish.dataset or datasets[0]))
+
+
+def _target(suite: Suite, catalogue: Any, row: TaskRow, asked: str | None, groups: Any) -> str | None:
+    """What is forgotten while searching: in profile corrected something that the suite does not report."""
+    if row.targets == (None,):
+        if asked is not None:
+            raise Misuse(f"--target {asked}: scenario {row.scenario} takes no target")
+        return None
+    reported = [
+        target
+        for each in suite.tasks
+        if (each.dataset, each.scenario) == (row.dataset, row.scenario)
+        for target in each.targets
+        if target is not None
+    ]
+    if suite.profile != "corrected" and asked is None:
+        return reported[0]  # as published: one of the classes that are reported
+    names: Sequence[str] = groups(row.dataset)
+    if asked is None:
+        free = [name for name in names if name not in reported]
+        if not free:
+            raise Misuse(
+                f"suite {suite.name} reports every target of {row.dataset}; leave one out of "
+                "`targets` to search on"
+            )
+        return free[0]
+    if asked not in names:
+        raise Misuse(f"--target: {row.dataset} has no {asked!r}; {did_you_mean(asked, names)}")
+    if asked in reported and suite.profile == "corrected":
+        raise Misuse(
+            f"--target {asked}: suite {suite.name} reports it, and in profile corrected nothing that "
+            "is reported is "
+            f"searched on; expected one of {', '.join([n for n in names if n not in reported][:20])}"
+        )
+    return asked
+
+
+def _check_seeds(suite: Suite, catalogue: Any, search: Search) -> None:
+    if not search.seeds or len(set(search.seeds)) < len(search.seeds) or min(search.seeds) < 0:
+        raise Misuse(f"--seeds {search.seeds}: expected distinct numbers such as 100,101")
+    shared = set(search.seeds) & set(suite.seeds)
+    forgets_by_seed = catalogue.scenarios[search.task.scenario].depends_on_seed
+    if shared and forgets_by_seed and suite.profile == "corrected":
+        raise Misuse(
+            f"--seeds {', '.join(map(str, sorted(shared)))}: suite {suite.name} reports them, and in "
+            f"{search.task.scenario} a seed is a forget set; expected others, such as 100,101"
+        )

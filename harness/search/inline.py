@@ -1,0 +1,26 @@
+"""The engine that needs no Ray: one trial after the other, in this process."""
+
+from __future__ import annotations
+
+from harness.execute import stop
+from harness.provenance import driver_facts
+from harness.search.book import Book
+from harness.search.definition import Search
+from harness.search.evaluate import Evaluator, Trial
+from harness.search.study import distributions, open_study, sampler_of, values_of
+
+
+def run(search: Search, evaluate: Evaluator, book: Book) -> None:
+    """Try points until the budget is used up."""
+    stop.listen()
+    past = book.writer.rows
+    sampler = sampler_of(search, past)
+    study = open_study(search, past, sampler)
+    space, facts = distributions(search), driver_facts()
+    while book.room:
+        stop.check()
+        book.start()
+        asked = study.ask(space)
+        row = {**evaluate(Trial(sampler.number(asked.number), asked.params)), **facts}
+        study.tell(asked, values_of(search, row))
+        book.finish(row)

@@ -1,0 +1,195 @@
+"""The engine on Ray Tune: OptunaSearch asks, actors that are reused try, data and originals stay loaded in
+them.
+
+What Tune remembers lies in a temporary folder and is thrown away: a search goes on from its Parquet trials.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import Misuse
+from harness.provenance import code_digest, driver_facts
+from harness.rows import Row
+from harness.search.book import Book
+from harness.search.definition import Search
+from harness.search.evaluate import Evaluator, Trial, describe, lost
+from harness.search.objectives import Truth
+from harness.search.study import distributions, frozen, sampler_of
+from harness.workspace import Settings
+
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial is one row, not five files
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a search as it ends a sweep
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_WARN_THRESHOLD_S": "600",
+    "TUNE_MAX_PENDING_TRIALS_PG": "auto",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+LOST_TWICE = 2  # how often a trial is tried again after its worker died
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where trials run."""
+
+    settings: Settings
+    concurrent: int
+    address: str | None = None
+    gpus_each: float = 0.0
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a worker is told once: plain data, small enough to be sent with each actor."""
+
+    search: Search
+    settings: Settings
+    truth: Truth | None
+    known: dict[str, Row]
+    code: str
+
+
+_EVALUATORS: dict[str, Evaluator] = {}  # of this worker process: it outlives its trials
+
+
+def _evaluator(errand: Errand) -> Evaluator:
+    from harness import registry
+    from harness.workspace import Workspace
+
+    key = errand.search.id
+    if key not in _EVALUATORS:
+        if code_digest() != errand.code:
+            raise RuntimeError(
+                f"this worker runs other code ({code_digest()}) than the driver ({errand.code})"
+            )
+        space = Workspace(errand.settings, registry.load(errand.settings.plugins))
+        _EVALUATORS[key] = Evaluator(errand.search, space, errand.truth, errand.known)
+    return _EVALUATORS[key]
+
+
+def run(search: Search, workers: Workers, truth: Truth | None, known: dict[str, Row], book: Book) -> None:
+    """Try points on Ray until the budget is used up."""
+    from harness.execute import ray as door
+    from harness.execute import stop
+
+    os.environ.update(QUIET)
+    plugins = workers.settings.plugins
+    folder = door.plugin_folder(plugins)
+    there = replace(workers.settings, plugins=tuple(Path(p).name for p in plugins))
+    ray = door.connect(workers.address, workers.concurrent, folder)
+    scratch = tempfile.mkdtemp(prefix="efface-tune-")
+    try:
+        stop.listen()
+        _fit(search, workers, Errand(search, there, truth, known, code_digest()), book, scratch)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fit(search: Search, workers: Workers, errand: Errand, book: Book, scratch: str) -> None:
+    from ray import tune
+
+    share: dict[str, float] = {"cpu": 0, "gpu": workers.gpus_each} if workers.gpus_each else {"cpu": 1}
+    tuner = tune.Tuner(
+        tune.with_resources(_trainable(errand), share),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,  # the searcher says when the budget is used up
+            max_concurrent_trials=workers.concurrent,
+            search_alg=_asker(search, book),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=scratch,
+            name=search.id,
+            verbose=0,
+            callbacks=[_sink(search, book)],
+            failure_config=tune.FailureConfig(max_failures=LOST_TWICE),
+        ),
+    )
+    tuner.fit()
+
+
+def _trainable(errand: Errand) -> Callable[[dict[str, Any]], None]:
+    def trial(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        row = _evaluator(errand)(Trial(config["number"], config["drawn"]))
+        row["started_at"] = row["started_at"].isoformat()
+        tune.report({**json.loads(row["values"]), "row": json.dumps(row)})
+
+    return trial
+
+
+def _asker(search: Search, book: Book) -> Any:
+    """OptunaSearch that knows the past trials, numbers its trials, and stops at the budget."""
+    from ray.tune.search import Searcher
+    from ray.tune.search.optuna import OptunaSearch
+
+    past = book.writer.rows
+    sampler = sampler_of(search, past)
+    names = list(search.objective.names)
+
+    class Asker(OptunaSearch):
+        def suggest(self, trial_id: str) -> Any:
+            if not book.room:
+                return Searcher.FINISHED
+            drawn = super().suggest(trial_id)
+            book.start()
+            return {"number": sampler.number(self._ot_trials[trial_id].number), "drawn": drawn}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            if error or not result:  # Optuna would leave it without a value: it gets the penalty
+                result = search.objective.worst()
+            super().on_trial_complete(trial_id, result, error=False)
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: the trials in the store are what a search goes on from."""
+
+    asker: Any = Asker(space=distributions(search), metric=names, mode=["min"] * len(names), sampler=sampler)
+    asker._ot_study.add_trials([frozen(search, row) for row in past])
+    return asker
+
+
+def _sink(search: Search, book: Book) -> Any:
+    """Writes each finished trial, and looks whether somebody wants to stop."""
+    from ray import tune
+
+    from harness.execute import stop
+
+    facts = driver_facts()
+
+    class Sink(tune.Callback):
+        def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+            stop.check()
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            row = json.loads(trial.last_result["row"])
+            row["started_at"] = datetime.fromisoformat(row["started_at"])
+            book.finish({**row, **facts})
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            why = _first_line(trial)
+            if "runs other code" in why:
+                raise Misuse(f"a worker refused to start: {why}; install the same efface on every node")
+            point = Trial(trial.config["number"], trial.config["drawn"])
+            row = {**describe(search, point), **lost(search, "failed", "worker_error", why)}
+            book.finish({**row, **facts, "device_seconds": 0.0, "run_scores": "{}"})
+
+    return Sink()
+
+
+def _first_line(trial: Any) -> str:
+    lines = [
+        line.strip() for line in str(trial.get_error() or "the worker died").splitlines() if line.strip()
+    ]
+    return lines[-1][:500]

@@ -75,17 +75,22 @@ def resolve(
     task: Task,
     suite_params: Mapping[str, Value] | None = None,
     presets: Iterable[Preset] | None = None,
+    read_as: Task | None = None,
 ) -> Resolved:
-    """All fields of `method` for `task`, validated by making the method once."""
+    """All fields of `method` for `task`, validated by making the method once.
+
+    Presets are those of `read_as` where it is given: published for another setting, tried in this one.
+    """
     defaults = catalogue.defaults(method)
     values = dict(defaults)
     sources = dict.fromkeys(values, "default of the method")
     origin = "default"
     if task.profile == "reference":
         _lay(values, sources, catalogue.methods[method].info.reference, "the released code", method)
-    family = catalogue.models[task.model].family
+    setting = read_as or task
+    family = catalogue.models[setting.model].family
     rows = [p for p in (load_presets() if presets is None else presets) if p.method == method]
-    for preset in sorted((p for p in rows if p.matches(task, family)), key=lambda p: p.specificity):
+    for preset in sorted((p for p in rows if p.matches(setting, family)), key=lambda p: p.specificity):
         _lay(values, sources, preset.params, f"{preset.origin}: {preset.source}", method)
         origin = preset.origin
     if suite_params:
@@ -118,9 +123,27 @@ def load_presets(folder: Path = SUITES / "presets") -> tuple[Preset, ...]:
     return tuple(preset for path in sorted(folder.glob("*.toml")) for preset in _read(path))
 
 
+def read_presets(where: str) -> tuple[Preset, ...]:
+    """Presets of a user's: a .toml file, or a folder or URL of such files as `efface tune` writes them."""
+    import fsspec
+
+    fs, root = fsspec.core.url_to_fs(where)
+    paths = sorted(fs.glob(f"{root.rstrip('/')}/*.toml")) if fs.isdir(root) else [root]
+    if not paths or not fs.exists(paths[0]):
+        raise Misuse(f"--presets {where}: no .toml file there; expected what `efface tune` writes")
+    try:
+        found = [(path, tomllib.loads(fs.cat_file(path).decode("utf-8"))) for path in paths]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misuse(f"--presets {where}: not valid TOML: {error}") from None
+    return tuple(preset for path, raw in found for preset in _rows(raw, Path(path).name))
+
+
 def _read(path: Path) -> Iterator[Preset]:
-    rows = tomllib.loads(path.read_text(encoding="utf-8")).get("preset", [])
-    return (_preset(row, f"{path.name}, preset {number}") for number, row in enumerate(rows, 1))
+    return _rows(tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+
+
+def _rows(raw: Mapping[str, Any], name: str) -> Iterator[Preset]:
+    return (_preset(row, f"{name}, preset {number}") for number, row in enumerate(raw.get("preset", []), 1))
 
 
 def _preset(row: Mapping[str, Any], where: str) -> Preset:

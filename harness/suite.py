@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from harness.errors import Misuse, did_you_mean
-from harness.presets import MethodTable, Resolved, resolve
+from harness.presets import ORIGINS, MethodTable, Preset, Resolved, load_presets, resolve
 from harness.spec import (
     REFERENCES,
     Params,
@@ -75,6 +75,9 @@ class Suite:
     vary: Mapping[str, Mapping[str, Sequence[Value]]] = field(default_factory=dict)  # one field at a time
     retrain_start: str = "fresh"
     vary_reference: bool = False  # vary each field that profile `reference` sets, one at a time
+    params_from: tuple[str, ...] = ()  # default, published, tuned: whose presets are used; empty means all
+    params_as: Mapping[str, Any] = field(default_factory=dict)  # facts of the setting whose presets are used
+    presets: tuple[Preset, ...] = ()  # of the user's, over the shipped ones
 
 
 @dataclass(frozen=True)
@@ -232,16 +235,28 @@ def _variants(suite: Suite, catalogue: Catalogue, method: str, task: Task) -> It
         yield Resolved((), "default", {})
         return
     fixed = dict(suite.params.get(method, {}))
+    presets = _presets(suite)
+    read_as = replace(task, **suite.params_as) if suite.params_as else None
     grid = suite.grid.get(method, {})
     for point in itertools.product(*grid.values()):
-        yield resolve(catalogue, method, task, {**fixed, **dict(zip(grid, point, strict=True))})
+        yield resolve(
+            catalogue, method, task, {**fixed, **dict(zip(grid, point, strict=True))}, presets, read_as
+        )
     varied = suite.vary.get(method, {})
     if suite.vary_reference:
         quirks = catalogue.methods[method].info.reference
         varied = {**{name: [value] for name, value in quirks.items()}, **varied}
     for name, values in varied.items():
         for value in values:
-            yield resolve(catalogue, method, task, {**fixed, name: value})
+            yield resolve(catalogue, method, task, {**fixed, name: value}, presets, read_as)
+
+
+def _presets(suite: Suite) -> Sequence[Preset] | None:
+    """The presets that a suite uses; None where it uses all shipped ones, as most do."""
+    if not suite.params_from and not suite.presets:
+        return None
+    allowed = suite.params_from or ORIGINS
+    return [preset for preset in (*load_presets(), *suite.presets) if preset.origin in allowed]
 
 
 def why_not(catalogue: Catalogue, method: str, task: Task) -> str | None:

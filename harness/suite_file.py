@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse, did_you_mean, unknown
-from harness.presets import SUITES
+from harness.presets import MATCHED, ORIGINS, SUITES
 from harness.spec import PRECISIONS, PROFILES, REFERENCES
 from harness.suite import Catalogue, Suite, TaskRow
 
@@ -29,6 +29,8 @@ SUITE_KEYS = {
     "vary": dict,
     "retrain_start": str,
     "vary_reference": bool,
+    "params_from": list,
+    "params_as": dict,
 }
 TASK_KEYS = {
     "dataset": str,
@@ -103,7 +105,26 @@ def parse_suite(name: str, raw: Mapping[str, Any], catalogue: Catalogue) -> Suit
         vary=raw.get("vary", {}),
         retrain_start=raw.get("retrain_start", "fresh"),
         vary_reference=raw.get("vary_reference", False),
+        params_from=_origins(raw, where),
+        params_as=_setting(raw, where),
     )
+
+
+def _origins(raw: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """`params_from = ["published"]`: presets of these origins alone."""
+    found = raw.get("params_from", [])
+    if any(origin not in ORIGINS for origin in found):
+        raise Misuse(f"{where}: params_from is {found!r}, expected some of {', '.join(ORIGINS)}")
+    return tuple(found)
+
+
+def _setting(raw: Mapping[str, Any], where: str) -> Mapping[str, str]:
+    """`params_as = { dataset = "cifar100" }`: presets as they are for that data set."""
+    found: Mapping[str, Any] = raw.get("params_as", {})
+    for key, value in found.items():
+        if key not in MATCHED or not isinstance(value, str):
+            raise Misuse(f"{where}: params_as has {key} = {value!r}, expected names for {', '.join(MATCHED)}")
+    return found
 
 
 def _check_keys(raw: Mapping[str, Any], keys: Mapping[str, Any], where: str) -> None:

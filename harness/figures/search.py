@@ -55,6 +55,8 @@ def _pictures(finding: Finding) -> Iterator[Drawn]:
         figure.suptitle(f"{search.label}: {name}", fontsize=9)
         task = search.task
         stem = stem_of("search", name, search.method, task.dataset, task.model, task.scenario, search.id)
-        caption = f"{name} of search {search.id}: {search.label}, {len(finding.rows)} trials, {search.objective_name}"
+        caption = (
+            f"{name} of search {search.id}: {search.label}, {len(table)} trials, {search.objective_name}"
+        )
         yield Drawn(stem, figure, caption, table)
         pyplot.close(figure)

@@ -25,6 +25,7 @@ from harness.figures.canvas import (
     stem_of,
 )
 from harness.figures.stored import Held
+from harness.figures.tried import trials_over_two
 from harness.plan import Plan
 from harness.suite import Wanted
 
@@ -69,11 +70,9 @@ def heat_maps(held: Held, column: str) -> Iterator[Drawn]:
     """One figure with a panel for each data set, model and scenario of the suite."""
     figure = "sensitivity" if column == "retain_acc" else f"sensitivity_{column}"
     found = axes_of(held.plan)
-    if found is None:
-        raise Misuse(
-            f"figure {figure}: suite {held.plan.suite.name} has no grid over two numbers; expected e.g. "
-            "[grid.jit] with lists of lr and sigma; type: efface figures sensitivity"
-        )
+    if found is None:  # no grid: whatever searches have tried
+        yield from trials_over_two(held, column, TITLES[column], NUMBERS[column])
+        return
     method, up, across = found
     wanted = [w for w in held.wanted if w.spec.method == method]
     if not wanted:

@@ -117,7 +117,7 @@ def _try_ends(catalogue: Any, method: str, space: Space, where: str) -> None:
             try:
                 catalogue.make(method, {**dict(space.fixed), **first, name: value})
             except Misuse as error:
-                raise Misuse(f"{where}: {name} = {value}: {error}") from None
+                raise Misuse(f"{where}: {error}") from None
 
 
 def _dimension(where: str, raw: Any, default: Value) -> Dimension:

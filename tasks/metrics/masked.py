@@ -7,6 +7,8 @@ import numpy as np
 from tasks.api import Scored, metric
 from tasks.metrics.entropy import softmax
 
+HIDDEN = 1000.0  # below every logit: its probability is 0 in float64
+
 
 @metric(
     "masked_distance",
@@ -24,10 +26,8 @@ def masked_distance(scored: Scored) -> float:
     """
     if scored.original is None:
         raise ValueError("masked_distance: found no outputs of the original model")
-    hidden = np.where(
-        np.eye(scored.original.forget.logits.shape[1], dtype=bool)[scored.original.forget.labels],
-        -np.inf,
-        scored.original.forget.logits,
-    )
+    logits, labels = scored.original.forget.logits, scored.original.forget.labels
+    own = np.eye(logits.shape[1], dtype=bool)[labels]  # (N, K)
+    hidden = np.where(own, logits.min() - HIDDEN, logits)
     difference = softmax(scored.forget.logits) - softmax(hidden)
     return float(0.5 * np.abs(difference).sum(axis=1).mean())

@@ -1,0 +1,124 @@
+"""What a search is: never on what is reported, never silently something else than was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.errors import Misuse
+from harness.search.definition import Search
+from harness.spec import TrainSpec
+
+RANDOM = {"task": [{"dataset": "digits", "scenario": "random", "count": 20}]}
+
+
+def test_in_profile_corrected_the_class_is_one_that_the_suite_does_not_report(
+    defined: Callable[..., Search],
+) -> None:
+    reports = {"task": [{"dataset": "digits", "scenario": "full_class", "targets": ["0", "1", "3"]}]}
+    assert defined(reports).task.target == "2"
+    assert defined(reports, target="7").task.target == "7"
+
+
+def test_in_profile_reference_it_is_one_of_those_that_are_reported_and_judged_on_the_test_set(
+    defined: Callable[..., Search],
+) -> None:
+    search = defined({"profile": "reference"})
+    assert search.task.target == "3"
+    assert search.objective.judged_on == "test set" and search.objective.prefix == ""
+
+
+def test_the_retrain_is_a_true_one_even_where_the_suite_has_the_published_kind(
+    defined: Callable[..., Search],
+) -> None:
+    search = defined({"profile": "reference", "retrain_start": "warm"})
+    assert [r.start for r in search.retrains] == ["fresh", "fresh"]
+    assert all(isinstance(r, TrainSpec) and r.without == search.task for r in search.retrains)
+
+
+def test_neither_budget_nor_shipped_presets_but_space_objective_and_seeds_name_a_search(
+    defined: Callable[..., Search],
+) -> None:
+    one = defined()
+    assert one.id == defined().id
+    others = [
+        defined(objective="retrain_free"),
+        defined(seeds=(100,)),
+        defined(sampler_seed=1),
+        defined(sampler="random"),
+        defined(target="4"),
+        defined(method="neggrad"),
+        defined(model="vgg_mini", suite={"models": ["vgg_mini"]}),
+    ]
+    assert len({one.id, *(other.id for other in others)}) == 1 + len(others)
+
+
+def test_a_trial_has_a_run_for_each_seed_and_one_where_nothing_is_drawn(
+    defined: Callable[..., Search],
+) -> None:
+    drawn = {"lr": 0.1, "sigma": 0.5}
+    assert [run.seed for run in defined().runs(drawn)] == [100, 101]
+    assert len({run.id for run in defined().runs(drawn)}) == 2
+    fixed = defined(method="ssd_det")
+    assert fixed.deterministic and [run.seed for run in fixed.runs({"alpha": 1.0, "lam": 1.0})] == [100]
+
+
+@pytest.mark.parametrize(
+    ("suite", "over", "message"),
+    [
+        ({}, {"method": "jti"}, "unknown method 'jti'; did you mean 'jit'"),
+        ({}, {"method": "retrain"}, "unknown method 'retrain'"),
+        ({}, {"model": "vgg"}, "has no 'vgg' for full_class"),
+        ({}, {"scenario": "full_clas"}, "did you mean 'full_class'"),
+        ({}, {"dataset": "cifar10"}, "has no 'cifar10' there"),
+        ({}, {"target": "3"}, "reports it, and in profile corrected nothing that is reported is searched on"),
+        ({}, {"target": "11"}, "digits has no '11'"),
+        ({}, {"sampler": "grid"}, "expected tpe, nsga2, random"),
+        ({}, {"seeds": (1, 1)}, "expected distinct numbers"),
+        ({}, {"objective": "gap"}, "unknown objective 'gap'"),
+        (RANDOM, {"scenario": "random", "seeds": (0, 100)}, "in random a seed is a forget set"),
+        (RANDOM, {"scenario": "random", "target": "3"}, "takes no target"),
+        (RANDOM, {"scenario": "random", "method": "gkt"}, "nothing to search: gkt is defined for full_class"),
+        (RANDOM, {"scenario": "random", "objective": "retrain_free"}, "it is defined for full_class"),
+        ({"profile": "reference"}, {"objective": "gap_to_retrain"}, "has no tuning half of the test set"),
+        ({"profile": "reference"}, {"objective": "pareto"}, "type --objective gap_to_retrain_test"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_clear_message(
+    defined: Callable[..., Search], suite: dict[str, Any], over: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Misuse) as refused:
+        defined(suite, **over)
+    assert message in str(refused.value)
+
+
+def test_several_data_sets_with_the_scenario_must_be_told_apart(defined: Callable[..., Search]) -> None:
+    two = [
+        {"dataset": name, "scenario": "random", "count": 20, "models": ["mlp"]}
+        for name in ("digits", "digits5")
+    ]
+    with pytest.raises(Misuse, match="digits, digits5; type --dataset"):
+        defined({"task": two}, scenario="random")
+    assert defined({"task": two}, scenario="random", dataset="digits5").task.dataset == "digits5"
+
+
+def test_a_suite_that_reports_everything_leaves_nothing_to_search_on(defined: Callable[..., Search]) -> None:
+    all_ten = {
+        "task": [{"dataset": "digits", "scenario": "full_class", "targets": [str(d) for d in range(10)]}]
+    }
+    with pytest.raises(Misuse, match="leave one out of `targets`"):
+        defined(all_ten)
+
+
+def test_weights_that_are_taken_as_they_are_have_no_retrain(
+    defined: Callable[..., Search], catalogue: Any
+) -> None:
+    imagenet = {
+        "task": [
+            {"dataset": "imagenet", "scenario": "full_class", "targets": ["n01440764"], "models": ["vit_l16"]}
+        ]
+    }
+    with pytest.raises(Misuse, match="needs a retrained model"):
+        defined(imagenet, model="vit_l16", target="4")

@@ -1,0 +1,224 @@
+"""Searches in this process: rows, budgets, what is not computed again, and what comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.errors import Misuse
+from harness.presets import read_presets, resolve
+from harness.registry import Catalogue
+from harness.search import outcome
+from harness.search.book import Book, Budget
+from harness.search.definition import Search
+from harness.search.trials import COLUMNS, read_search
+from harness.suite import Suite
+
+Searched = Callable[..., Book]
+Defined = Callable[..., Search]
+
+
+def test_trials_are_rows_that_plain_pandas_reads(
+    defined: Defined, searched: Searched, tmp_path: Path
+) -> None:
+    search = defined()
+    searched(search, Budget(5))
+    frame = pd.read_parquet(tmp_path / "store" / "trials")
+    assert list(frame.columns) == [name for name, _, _ in COLUMNS]
+    assert frame["number"].tolist() == [0, 1, 2, 3, 4] and (frame["status"] == "ok").all()
+    assert (frame["search_id"] == search.id).all() and (frame["target"] == "0").all()
+    parts = frame[["gap_retain_acc", "gap_forget_acc", "gap_mia"]].mean(axis=1)
+    assert np.allclose(frame["value"], parts + 100 * frame["collapsed"])
+    assert (frame["device_seconds"] > frame["seconds"]).all()
+
+
+def test_a_trial_is_judged_as_a_sweep_would_judge_the_same_runs(
+    defined: Defined, searched: Searched, ground: Any
+) -> None:
+    """The same parameters, class and seeds through a sweep: val_gap of harness.results.best."""
+    book = searched(defined(), Budget(1))
+    row = book.writer.rows[0]
+    params = {name: [value] for name, value in json.loads(row["drawn"]).items()}
+    shown = json.loads(row["params"])
+    ground.sweep(
+        seeds=[100, 101],
+        methods=["retrain", "jit"],
+        task=[{"dataset": "digits", "scenario": "full_class", "targets": ["0"]}],
+        params={"jit": {name: shown[name] for name in params}},
+    )
+    from harness import results
+
+    (mean,) = results.best(ground.rows(), "val_gap")["mean"]
+    assert row["value"] - 100 * row["collapsed"] == pytest.approx(mean)
+
+
+def test_a_search_goes_on_where_it_stopped_and_never_tries_twice(
+    defined: Defined, searched: Searched, tmp_path: Path
+) -> None:
+    search = defined()
+    first = [row["drawn"] for row in searched(search, Budget(4)).writer.rows]
+    book = searched(search, Budget(9))
+    assert [row["drawn"] for row in book.writer.rows[:4]] == first
+    before = (tmp_path / "store" / "trials" / f"{search.id}.parquet").stat().st_mtime_ns
+    assert searched(search, Budget(9)).done == 9  # nothing left to do
+    assert (tmp_path / "store" / "trials" / f"{search.id}.parquet").stat().st_mtime_ns == before
+    other = defined(sampler_seed=5)
+    assert [row["drawn"] for row in searched(other, Budget(4)).writer.rows] != first
+
+
+def test_a_run_that_the_store_has_is_not_computed_again(
+    defined: Defined, searched: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = defined()
+    book = searched(search, Budget(3))
+    store = book.writer.store
+    assert [row["reused"] for row in book.writer.rows] == [0, 0, 0]
+    known = {
+        run: {"status": "ok", **scores}
+        for row in book.writer.rows
+        for run, scores in json.loads(row["run_scores"]).items()
+    }
+    monkeypatch.setattr("harness.search.driver._known", lambda *_: known)
+    (store.local / "trials" / f"{search.id}.parquet").unlink()  # type: ignore[operator]
+    again = searched(search, Budget(3))
+    assert [row["reused"] for row in again.writer.rows] == [2, 2, 2]
+    assert [row["value"] for row in again.writer.rows] == [row["value"] for row in book.writer.rows]
+
+
+def test_a_budget_of_seconds_ends_a_search_at_the_first_trial_beyond_it(
+    defined: Defined, searched: Searched
+) -> None:
+    book = searched(defined(), Budget(None, 0.5))
+    spent = [row["device_seconds"] for row in book.writer.rows]
+    assert sum(spent) >= 0.5 > sum(spent[:-1])
+    assert book.spent == pytest.approx(sum(spent))
+
+
+@pytest.mark.parametrize(
+    ("trials", "seconds", "message"),
+    [(0, None, "--trials 0"), (None, 0.0, "--budget-seconds 0"), (None, None, "no budget")],
+)
+def test_a_budget_of_nothing_is_refused(trials: int | None, seconds: float | None, message: str) -> None:
+    with pytest.raises(Misuse, match=message):
+        Budget(trials, seconds)
+
+
+def test_diverged_and_failed_trials_get_a_finite_penalty_and_are_counted(
+    defined: Defined, searched: Searched, extra_method: Callable[..., str], catalogue: Catalogue
+) -> None:
+    def sometimes(model: Any, forget: Any, retain: Any, ctx: Any) -> Any:
+        weight = next(model.parameters())
+        if weight.requires_grad and sometimes.calls % 3 == 1:  # type: ignore[attr-defined]
+            weight.data.fill_(float("nan"))
+        sometimes.calls += 1  # type: ignore[attr-defined]
+        if sometimes.calls % 3 == 0:  # type: ignore[attr-defined]
+            raise ValueError("no luck")
+        return model
+
+    sometimes.calls = 0  # type: ignore[attr-defined]
+    name = extra_method(sometimes, search={"lr": {"low": 0.1, "high": 1.0}})
+    search = defined(method=name, seeds=(100,))
+    book = searched(search, Budget(6))
+    assert [row["status"] for row in book.writer.rows] == ["ok", "diverged", "failed"] * 2
+    values = [row["value"] for row in book.writer.rows]
+    assert values[1] == values[2] == 200.0 and values[0] < 200
+    assert "no luck" in book.writer.rows[2]["error_message"]
+    finding = outcome.find(search, book, catalogue)
+    assert "6 trials (2 diverged, 2 failed)" in outcome.text(finding)
+    assert finding.best is not None and finding.best["status"] == "ok"
+
+
+def test_a_search_without_a_finite_trial_says_so_and_writes_no_preset(
+    defined: Defined, searched: Searched, extra_method: Callable[..., str], catalogue: Catalogue
+) -> None:
+    def fails(model: Any, forget: Any, retain: Any, ctx: Any) -> Any:
+        raise ValueError("never")
+
+    name = extra_method(fails, search={"lr": {"low": 0.1, "high": 1.0}})
+    search = defined(method=name)
+    finding = outcome.find(search, searched(search, Budget(2)), catalogue)
+    assert finding.best is None and "no trial came out finite" in outcome.text(finding)
+
+
+def test_the_best_trial_becomes_a_preset_for_every_other_class(
+    defined: Defined, searched: Searched, catalogue: Catalogue, small: Callable[..., Suite], tmp_path: Path
+) -> None:
+    search = defined()
+    finding = outcome.find(search, searched(search, Budget(4)), catalogue)
+    assert finding.best is not None
+    (tmp_path / "found.toml").write_text(outcome.preset_text(finding, "4 trials"))
+    presets = read_presets(str(tmp_path))
+    now = resolve(catalogue, "jit", search.task, presets=presets)
+    assert now.origin == "tuned" and "gap_to_retrain" in now.sources["lr"]
+    assert dict(now.params) == json.loads(finding.best["params"])
+    assert "target" not in presets[0].where  # of any class
+
+
+def test_without_a_retrain_no_retrain_is_trained(
+    defined: Defined, searched: Searched, tmp_path: Path
+) -> None:
+    search = defined(objective="retrain_free")
+    book = searched(search, Budget(3))
+    kinds = pd.read_parquet(tmp_path / "store" / "rows")
+    assert set(kinds[kinds["kind"] == "run"]["method"]) == {"baseline"}
+    assert all(row["judged_on"] == "forget set" and 0 <= row["value"] <= 100 for row in book.writer.rows)
+    assert all(row.get("gap_mia") is None for row in book.writer.rows)
+
+
+def test_a_front_has_no_trial_that_another_one_beats(
+    defined: Defined, searched: Searched, catalogue: Catalogue
+) -> None:
+    search = defined(objective="pareto")
+    finding = outcome.find(search, searched(search, Budget(8)), catalogue)
+    names = search.objective.names
+    front = [[json.loads(row["values"])[name] for name in names] for row in finding.front]
+    every = [[json.loads(row["values"])[name] for name in names] for row in finding.rows]
+    assert front
+    for mine in front:
+        assert not any(
+            all(o <= m for o, m in zip(other, mine, strict=True)) and other != mine for other in every
+        )
+    assert "Pareto front" in outcome.text(finding)
+
+
+def test_what_matters_most_is_said(defined: Defined, searched: Searched, catalogue: Catalogue) -> None:
+    search = defined()
+    finding = outcome.find(search, searched(search, Budget(12)), catalogue)
+    assert set(finding.importances) == {"lr", "sigma"}
+    assert sum(finding.importances.values()) == pytest.approx(1.0)
+    assert finding.importances["lr"] > 0.5  # a step size decides whether anything happens
+
+
+def test_a_damaged_file_of_trials_is_one_clear_message(defined: Defined, searched: Searched) -> None:
+    search = defined()
+    store = searched(search, Budget(1)).writer.store
+    store.write(f"trials/{search.id}.parquet", b"PAR1 and then nothing")
+    with pytest.raises(Misuse, match="no readable Parquet file"):
+        read_search(store, search.id)
+
+
+def test_a_row_with_an_unknown_column_is_refused(defined: Defined, searched: Searched) -> None:
+    writer = searched(defined(), Budget(1)).writer
+    with pytest.raises(KeyError, match="colour"):
+        writer.add({"number": 7, "colour": "red"})
+
+
+def test_seconds_of_a_cpu_are_those_that_it_worked(
+    defined: Defined, searched: Searched, extra_method: Callable[..., str]
+) -> None:
+    """Sleeping costs wall time and no device-seconds: a busy machine does not shorten a search."""
+    import time
+
+    def sleeps(model: Any, forget: Any, retain: Any, ctx: Any) -> Any:
+        time.sleep(0.3)
+        return model
+
+    name = extra_method(sleeps, search={"lr": {"low": 0.1, "high": 1.0}})
+    (row,) = searched(defined(method=name, seeds=(100,)), Budget(1)).writer.rows
+    assert row["wall_seconds"] - row["device_seconds"] > 0.25

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import results
+from harness import results, tuned
 from harness.errors import Misuse
 from harness.registry import Catalogue
 from harness.spec import REFERENCES
@@ -62,6 +62,8 @@ def page(catalogue: Catalogue) -> str:
     parts += [_section(catalogue, name, switches, effects) for name in names] + [RETRAIN]
     if ablation := _read_csv(ABLATION):
         parts.append(_ablation_section(ablation))
+    if not (found := tuned.read()).empty:
+        parts.append(tuned.section(found))
     return "\n".join(parts)
 
 

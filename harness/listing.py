@@ -9,16 +9,17 @@ from typing import Any
 from harness import registry, rows, suite_file
 from harness.errors import unknown
 from harness.registry import Catalogue
+from harness.search import trials
 
 Rows = list[dict[str, str]]
 
 
 def rows_of(what: str, plugins: Iterable[str | Path] = ()) -> Rows:
-    """The rows of one kind; `what` is a key of KINDS, suites or columns."""
-    if what not in {*KINDS, "suites", "columns"}:
-        raise unknown("list", what, [*KINDS, "suites", "columns"])
-    if what == "columns":
-        return [dict(row) for row in rows.describe()]
+    """The rows of one kind; `what` is a key of KINDS, suites, columns (of runs) or trials (their columns)."""
+    if what not in {*KINDS, "suites", "columns", "trials"}:
+        raise unknown("list", what, [*KINDS, "suites", "columns", "trials"])
+    if what in ("columns", "trials"):
+        return [dict(row) for row in (rows.describe() if what == "columns" else trials.describe())]
     catalogue = registry.load(plugins)
     if what == "suites":
         return [_suite(name, catalogue) for name in suite_file.suite_names()]

@@ -55,6 +55,8 @@ class TaskRow:
     seeds: tuple[int, ...] | None = None  # None: the suite's
     train_seeds: tuple[int, ...] | None = None
     params: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)  # over the suite's
+    params_from: tuple[str, ...] | None = None  # None: the suite's
+    params_as: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def _for_row(suite: Suite, row: TaskRow) -> Suite:
         seeds=row.seeds or suite.seeds,
         train_seeds=row.train_seeds or suite.train_seeds,
         params={**suite.params, **params},
+        params_from=suite.params_from if row.params_from is None else row.params_from,
+        params_as=suite.params_as if row.params_as is None else row.params_as,
     )
 
 

@@ -44,6 +44,8 @@ TASK_KEYS = {
     "seeds": (int, list),
     "train_seeds": (int, list),
     "params": dict,
+    "params_from": list,
+    "params_as": dict,
 }
 
 
@@ -209,6 +211,8 @@ def _task_row(row: Any, suite: Mapping[str, Any], catalogue: Catalogue, where: s
         seeds=_seeds(row, "seeds", where) if "seeds" in row else None,
         train_seeds=_seeds(row, "train_seeds", where) if "train_seeds" in row else None,
         params=_row_params(row, catalogue, where),
+        params_from=_origins(row, where) if "params_from" in row else None,
+        params_as=_setting(row, where) if "params_as" in row else None,
     )
 
 

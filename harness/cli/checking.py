@@ -46,20 +46,25 @@ def check(
 def ledger(
     effects: Annotated[str | None, typer.Option(help="Store of suite switches: measure effects")] = None,
     ablation: Annotated[str | None, typer.Option(help="Store of suites jit_ablation*: measure them")] = None,
+    tuning: Annotated[str | None, typer.Option(help="Store of suite tuning: measure it")] = None,
 ) -> None:
     """The fidelity ledger of all shipped methods, or what a store says of their switches (CSV)."""
     from harness import ledger as book
-    from harness import registry, results
+    from harness import registry, results, tuned
     from harness.store import Store
 
-    if effects is None and ablation is None:
+    store = effects or ablation or tuning
+    if store is None:
         print(book.page(registry.load()), end="")
         return
-    held = Store.open(str(effects or ablation))
+    held = Store.open(store)
     everything = select(None, None, None, None, None, None)
-    suites = ("switches",) if effects is not None else book.ABLATIONS
+    suites = ("switches",) if effects else book.ABLATIONS if ablation else ("tuning",)
     wanted = [each for suite in suites for each in prepare(suite, held, None, everything)[0].wanted]
     frame = results.of_suite(results.load(held), [each.spec.id for each in wanted])
+    if tuning is not None:
+        print(tuned.measure(frame, wanted), end="")
+        return
     if effects is None:
         print(book.measure_ablation(frame), end="")
         return

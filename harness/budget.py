@@ -25,6 +25,7 @@ def table_facts(plan: Plan, only: Sequence[str] = ()) -> list[dict[str, Any]]:
         facts.append(
             {
                 "table": name,
+                "setting": _setting(plan, name),
                 "runs": len(share.runs),
                 "done": len(share.runs & finished),
                 "originals": models["original"],
@@ -33,6 +34,13 @@ def table_facts(plan: Plan, only: Sequence[str] = ()) -> list[dict[str, Any]]:
             }
         )
     return facts
+
+
+def _setting(plan: Plan, table: str) -> str:
+    """Data set, model and scenario of a table."""
+    tasks = [wanted.spec.task for wanted in plan.wanted if table in wanted.tables]
+    parts = ("dataset", "model", "scenario")
+    return " · ".join(", ".join(dict.fromkeys(getattr(task, part) for task in tasks)) for part in parts)
 
 
 def cost_facts(plan: Plan) -> dict[str, Any]:
@@ -73,7 +81,8 @@ def table_lines(plan: Plan, only: Sequence[str] = ()) -> list[str]:
     for row in rows:
         hours = "not known" if row["gpu_hours"] is None else f"{row['gpu_hours']:.1f}"
         numbers = (row["runs"], row["done"], row["originals"], row["retrains"], hours)
-        lines.append(f"{row['table']:10}" + "".join(f"{number:>11}" for number in numbers))
+        text = f"{row['table']:10}" + "".join(f"{number:>11}" for number in numbers)
+        lines.append(f"{text}  {row.get('setting', '')}".rstrip())
     return [*lines, "Originals and retrains still to be trained; what tables share is counted once in `all`."]
 
 
@@ -89,9 +98,11 @@ def cost_line(plan: Plan) -> str:
         seconds = 3600 * found["measured_hours"]
         return f"Cost: {clock(seconds)} of one worker, from the medians of {plan.measured} measured rows."
     facts, precision = load_facts(), plan.suite.precision
+    measured = f"{found['measured_hours']:.1f} from the medians of {plan.measured} measured rows, "
+    guessed = "" if not plan.measured else f"{found['estimated_hours']:.1f} "
     return (
-        f"Cost: {found['measured_hours'] + found['estimated_hours']:.1f} GPU-hours: "
-        f"{found['measured_hours']:.1f} from the medians of {plan.measured} measured rows, "
-        f"{found['estimated_hours']:.1f} estimated as forward operations × images × passes on {facts.device} "
+        f"Cost: {found['measured_hours'] + found['estimated_hours']:.1f} GPU-hours"
+        f"{': ' + measured if plan.measured else ', '}{guessed}"
+        f"estimated as forward operations × images × passes on {facts.device} "
         f"at {facts.tflops[precision]:g} TFLOPS sustained in {precision} (assumed, not measured)."
     )

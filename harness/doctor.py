@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import Misuse
+from harness.plan import table_key
 
 if TYPE_CHECKING:
     from harness.registry import Catalogue
+    from harness.suite import Suite
     from harness.weights import Need
 
 PACKAGES = (
@@ -31,6 +33,7 @@ PACKAGES = (
 )
 OPTIONAL = frozenset({"ray", "optuna"})
 ROOM = 1 << 30  # bytes that a sweep should find free
+WIDTH = 110  # characters, from which on what to type stands on lines of its own
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,11 @@ class Line:
     remedy: str = ""
 
     def text(self) -> str:
-        tail = f"  → {self.remedy}" if self.remedy else ""
-        return f"{'ok' if self.ok else 'MISSING':8}{self.what:16}{self.found}{tail}"
+        """One line, and where that is long, each remedy on one of its own below it."""
+        first = f"{'ok' if self.ok else 'MISSING':8}{self.what:16}{self.found}"
+        remedies = [f"→ {remedy}" for remedy in self.remedy.splitlines()]
+        whole = "  ".join([first, *remedies])
+        return whole if len(whole) <= WIDTH else "\n".join([first, *(" " * 24 + each for each in remedies)])
 
 
 def examine(
@@ -117,16 +123,36 @@ def _of_suite(
     suite = load_suite(suite_name, catalogue)
     needs = of_suite(suite, catalogue)
     given = parse(weights, needs)
+    lacking: set[str] = set()  # data sets and models
     for dataset in sorted({row.dataset for row in suite.tasks}):
         try:
             if download is not None:
                 fetch_data(catalogue, [dataset], data_dir, download)
         except Misuse as error:
-            yield Line(False, dataset, f"not downloaded: {error}")
+            line = Line(False, dataset, f"not downloaded: {error}")
         else:
-            yield _data_line(catalogue, dataset, data_dir, suite_name)
+            line = _data_line(catalogue, dataset, data_dir, suite_name)
+        lacking |= set() if line.ok else {dataset}
+        yield line
     for need in needs:
-        yield _weights_line(need, given.get(need.name), download)
+        line = _weights_line(need, given.get(need.name), download)
+        lacking |= set() if line.ok else {need.model}
+        yield line
+    yield from _tables(suite, lacking)
+
+
+def _tables(suite: Suite, lacking: set[str]) -> Iterator[Line]:
+    """Which of a paper's tables have all that they need; nothing where a suite serves none."""
+    waits: dict[str, set[str]] = {}
+    for row in suite.tasks:
+        for table in row.tables:
+            waits.setdefault(table, set()).update(lacking & {row.dataset, *row.models})
+    ready = [name for name in sorted(waits, key=table_key) if not waits[name]]
+    if waits:
+        none = "" if ready else "none"
+        late = [name for name in sorted(waits, key=table_key) if waits[name]]
+        found = f"ready: {', '.join(ready)}{none}" + (f"; not yet: {', '.join(late)}" if late else "")
+        yield Line(not late, "tables", found)
 
 
 def _data_line(catalogue: Catalogue, dataset: str, data_dir: Path | None, suite: str) -> Line:
@@ -141,8 +167,10 @@ def _data_line(catalogue: Catalogue, dataset: str, data_dir: Path | None, suite:
     except (Misuse, ValueError) as error:
         if not isinstance(error.__cause__, DataMissing):
             return Line(False, dataset, f"unreadable: {error}")
-        remedy = f"efface doctor {suite} --data-dir FOLDER --download" if info.download else ""
-        return Line(False, dataset, f"missing: {error}", remedy)
+        why, _, how = str(error).removeprefix(f"{dataset}: ").partition("; ")
+        command = f"efface doctor {suite} --data-dir FOLDER --download"
+        remedy = f"{how.removesuffix('; or add --download')}\n{command}" if info.download else how
+        return Line(False, dataset, f"missing: {why}", remedy)
     state = "verified" if data.official else f"{'partial' if data.partial else 'present'}: {data.note}"
     where = [f"in {place}"] if place else []
     sizes = f"{len(data.train):,} + {len(data.test):,} images, {len(data.classes)} classes"
@@ -150,13 +178,13 @@ def _data_line(catalogue: Catalogue, dataset: str, data_dir: Path | None, suite:
     return Line(True, dataset, found, f"whole: {info.source}" if data.partial else "")
 
 
-def _weights_line(need: Need, given: Path | None, download: Callable[[str], None] | None) -> Line:
+def _weights_line(need: Need, given: str | None, download: Callable[[str], None] | None) -> Line:
     """Whether published weights are verified (pinned by their recipe), present, unreadable or missing."""
     from harness.weights import find, read_weights
     from tasks.pretrained import downloaded, how
 
     what = f"{need.model} weights"
-    path = given or downloaded(need.name)
+    path: str | Path | None = given or downloaded(need.name)
     if path is None and download is None:
         return Line(False, what, f"missing: timm/{need.name}", how(need.name))
     try:

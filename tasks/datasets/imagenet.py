@@ -1,8 +1,9 @@
 """ImageNet (ILSVRC 2012): 1,281,167 training and 50,000 validation images of 1,000 classes.
 
 Read from FOLDER/imagenet (or FOLDER itself) with `train/WNID/*` and `val/WNID/*`, the layout that
-torchvision's ImageNet and the usual scripts unpack to. A class is named by its WordNet id, such as n01440764,
-and numbered as in every published checkpoint, also where only some of the class folders are there.
+torchvision's ImageNet and the usual scripts unpack to. The validation images may also lie flat in `val`, with
+the development kit beside it (`tasks.datasets.imagenet_val`). A class is named by its WordNet id, such as
+n01440764, and numbered as in every published checkpoint, also where only some of the class folders are there.
 
 Nothing is decoded when the data are loaded: files are listed, and each is decoded when a batch needs it
 (`tasks.lazy`), to 224×224 pixels as `imagenet.toml` says. The digest is over paths, file sizes and labels.
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from tasks.api import Data, DataError, DataMissing, ImageSet, dataset
+from tasks.datasets.imagenet_val import wnids_of
 from tasks.lazy import Crop, LazyImages
 
 URL = "https://www.image-net.org/challenges/LSVRC/2012/"
@@ -67,31 +69,40 @@ def _note(train: int, val: int) -> str:
 
 
 def _half(root: Path) -> ImageSet:
-    """All files below the class folders of `root`, class by class and by name, none of them opened."""
+    """All files of one half, class by class and by name, none of them opened."""
     names = _class_folders(root)
     with ThreadPoolExecutor(LISTERS) as pool:
         listed = list(pool.map(lambda name: _files(root, name), names))
-    files = [entry for of_class in listed for entry in of_class]
+    if names:
+        files = [(name, *entry) for name, of_class in zip(names, listed, strict=True) for entry in of_class]
+    else:
+        files = _flat(root)
     if not files:
         raise DataError(f"imagenet: no images in {root}, expected files such as n01440764/*.JPEG; {HOW}")
     ids = {wnid: rank for rank, wnid in enumerate(SYNSETS)}
-    labels = np.repeat([ids[name] for name in names], [len(of_class) for of_class in listed])
-    paths = np.array([path for path, _ in files], dtype=np.bytes_)
-    sizes = np.array([size for _, size in files], dtype=np.int64)
-    label = torch.from_numpy(labels.astype(np.int64))
+    paths = np.array([path for _, path, _ in files], dtype=np.bytes_)
+    sizes = np.array([size for _, _, size in files], dtype=np.int64)
+    label = torch.tensor([ids[name] for name, _, _ in files], dtype=torch.int64)
     return ImageSet(LazyImages(root, paths, sizes, CROP), label, label)
+
+
+def _flat(root: Path) -> list[tuple[str, bytes, int]]:
+    """(WordNet id, name, bytes) of images that lie in `root` itself; only validation images may."""
+    files = _files(root, "")
+    if files and root.name != "val":
+        raise DataError(f"imagenet: {root} holds {len(files):,} images and no class folders; {HOW}")
+    labels = wnids_of(root, [path for path, _ in files]) if files else []
+    if strange := sorted(set(labels) - set(SYNSETS)):
+        raise DataError(
+            f"imagenet: the labels beside {root} name {strange[0]}, which is no class of ILSVRC 2012"
+        )
+    return sorted((label, *entry) for label, entry in zip(labels, files, strict=True))
 
 
 def _class_folders(root: Path) -> list[str]:
     """The class folders in order of their ids; refuses a folder that is none."""
     with os.scandir(root) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    names = sorted(entry.name for entry in visible if entry.is_dir())
-    if not names and visible:
-        raise DataError(
-            f"imagenet: {root} holds {len(visible):,} files and no class folders; sort them into one folder "
-            'for each WordNet id, as torchvision.datasets.ImageNet(root, split="val") does when it unpacks'
-        )
+        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     if strange := sorted(set(names) - set(SYNSETS)):
         raise DataError(
             f"imagenet: found the folder {root / strange[0]}, expected only WordNet ids of ILSVRC 2012, such "
@@ -101,10 +112,11 @@ def _class_folders(root: Path) -> list[str]:
 
 
 def _files(root: Path, name: str) -> list[tuple[bytes, int]]:
-    """(path below the root, bytes) of the images in one class folder, by name."""
+    """(path below the root, bytes) of the images in one folder, by name; "" is the root itself."""
+    before = os.fsencode(name) + b"/" if name else b""
     with os.scandir(os.fsencode(root / name)) as entries:
         images = [
-            (os.fsencode(name) + b"/" + entry.name, entry.stat().st_size)
+            (before + entry.name, entry.stat().st_size)
             for entry in entries
             if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(b".") and entry.is_file()
         ]

@@ -32,7 +32,7 @@ from tests.tasks import make_trees
 
 TABLES = ("1", "2a", "2b", "3a", "3b", "4a", "4b", "5a", "5b", "6", "7", "8", "9", "10", "11")
 TASK = {"dataset": "digits", "scenario": "full_class", "targets": ["3"]}
-STAND_INS = {"vgg11": "vgg_mini", "resnet18": "vgg_mini", "vit_b16": "vit_mini", "vit_l16": "vit_mini"}
+STAND_INS = {"vgg11": "vgg_mini", "resnet18": "resnet_mini", "vit_b16": "vit_mini", "vit_l16": "vit_mini"}
 SOME = ("baseline", "retrain", "bdsh", "jit")
 QUICK: dict[str, dict[str, Any]] = {
     "gkt": {"pseudo_batches": 1, "student_steps": 1, "batch_size": 8, "threshold": 1.0},  # every image passes

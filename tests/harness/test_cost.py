@@ -42,6 +42,8 @@ def test_a_plan_says_runs_models_and_hours_of_each_table(catalogue: Catalogue) -
     text = plan_text(plan, "s")
     assert "TFLOPS sustained in fp32 (assumed, not measured)" in text and "GPU-hours" in text
     assert len(table_lines(plan)) == len(TABLES) + 4
+    assert rows["6"]["setting"] == "cifar100 · vgg11 · worst_case:drop_rest, worst_case"
+    assert "measured rows" not in text and rows["9"]["setting"] in text
 
 
 def test_what_tables_share_is_counted_once_in_all(catalogue: Catalogue) -> None:

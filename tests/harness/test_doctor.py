@@ -60,8 +60,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def lines_of(out: str) -> dict[str, str]:
-    """Lines by what they are about."""
-    return {line[8:24].strip(): line for line in out.splitlines()}
+    """Lines by what they are about, each with what stands indented below it."""
+    found: dict[str, str] = {}
+    for line in out.splitlines():
+        name = line[8:24].strip() or list(found)[-1]
+        found[name] = f"{found.get(name, '')}{line}"
+    return found
 
 
 def test_doctor_says_of_every_data_set_of_a_suite_where_it_lies_and_how_much_is_there(
@@ -96,9 +100,28 @@ def test_doctor_tells_missing_from_damaged_and_exits_with_1(typed: Typed, tmp_pa
     lines = lines_of(out)
     assert code == 1
     assert "MISSING" in lines["cifar10"] and "unreadable: cifar10:" in lines["cifar10"]
-    assert "missing: cifar100: looked for" in lines["cifar100"]
+    assert "missing: looked for" in lines["cifar100"]
     assert "efface doctor all.toml --data-dir FOLDER --download" in lines["cifar100"]
     assert "kaggle.com" in lines["pins"] and "--data-dir FOLDER --download" not in lines["pins"]
+
+
+def test_what_to_type_stands_on_a_line_of_its_own_where_it_is_long(typed: Typed) -> None:
+    lines = typed("doctor", "cifar10.toml", "--data-dir", ".")[1].splitlines()
+    found, get, download = lines[lines.index(next(line for line in lines if "cifar10 " in line)) :][:3]
+    assert found.startswith("MISSING cifar10 ") and "→" not in found
+    assert get.strip().startswith("→ get cifar-10-python.tar.gz") and "or add --download" not in get
+    assert download.strip() == "→ efface doctor cifar10.toml --data-dir FOLDER --download"
+    assert Line(False, "store", "full", "make room").text() == "MISSING store           full  → make room"
+
+
+def test_doctor_says_which_tables_of_a_paper_have_all_they_need(typed: Typed, tmp_path: Path) -> None:
+    cifar10_tree(tmp_path)
+    with_tables = (("cifar10", '"4a", "10"'), ("cifar100", '"9"'))
+    text = "".join(TASK.format(name, 1) + f"table = [{tables}]\n" for name, tables in with_tables)
+    (tmp_path / "t.toml").write_text(HEAD + text)
+    out = typed("doctor", "t.toml", "--data-dir", ".")[1]
+    assert "ready: 4a, 10; not yet: 9" in lines_of(out)["tables"]
+    assert "tables" not in lines_of(typed("doctor", "cifar10.toml", "--data-dir", ".")[1])
 
 
 def test_nothing_is_downloaded_unless_asked_for(typed: Typed, no_network: list[str]) -> None:
@@ -171,7 +194,7 @@ def test_download_needs_no_folder_where_no_data_set_does(typed: Typed, tmp_path:
 
 
 def weights_line(out: str) -> str:
-    return next(line for line in out.splitlines() if line[8:].startswith("vit_b16 weights"))
+    return lines_of(out)["vit_b16 weights"]
 
 
 def test_doctor_names_missing_weights_and_checks_those_it_is_given(

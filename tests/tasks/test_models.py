@@ -16,7 +16,7 @@ from tasks.api import MODELS
 from tasks.models import allcnn, cnn2, mini, mlp, resnet18, vgg11, vit  # noqa: F401  (they register themselves)
 from tasks.training import last_linear
 
-SMALL_MODELS = ("vgg_mini", "vit_mini", "mlp", "cnn2", "resnet18", "allcnn")
+SMALL_MODELS = ("vgg_mini", "vit_mini", "resnet_mini", "mlp", "cnn2", "resnet18", "allcnn")
 
 
 def count(net: nn.Module) -> int:
@@ -37,6 +37,7 @@ def build_without_memory(name: str, num_classes: int, input_shape: tuple[int, in
         ("vgg_mini", (1, 8, 8), 10, 22_602),
         ("vgg_mini", (1, 16, 16), 10, 57_482),
         ("vit_mini", (1, 8, 8), 10, 18_218),
+        ("resnet_mini", (3, 32, 32), 10, 701_466),
         ("cnn2", (3, 32, 32), 10, 545_098),
         ("mlp", (1, 8, 8), 10, 8_970),
         ("resnet18", (3, 32, 32), 10, 11_173_962),
@@ -76,7 +77,7 @@ def test_cnn2_at_32_pixels_has_the_released_linear_layer() -> None:
 
 def test_each_model_names_its_family() -> None:
     families = {"vgg": ("vgg11", "vgg_mini"), "vit": ("vit_mini", "vit_b16", "vit_l16")}
-    families |= {"resnet": ("resnet18",), "cnn": ("cnn2", "allcnn"), "mlp": ("mlp",)}
+    families |= {"resnet": ("resnet18", "resnet_mini"), "cnn": ("cnn2", "allcnn"), "mlp": ("mlp",)}
     for family, names in families.items():
         assert {MODELS[name].family for name in names} == {family}
 
@@ -94,7 +95,7 @@ def test_a_model_maps_images_to_finite_logits_and_learns_in_every_parameter(
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", ["vgg_mini", "vit_mini"])
+@pytest.mark.parametrize("name", ["vgg_mini", "vit_mini", "resnet_mini"])
 @pytest.mark.parametrize("side", range(8, 65, 4))
 def test_mini_models_take_every_multiple_of_4_from_8_to_64(name: str, side: int) -> None:
     net = MODELS[name].build(3, (1, side, side)).eval()
@@ -112,6 +113,12 @@ def test_fresh_weights_follow_the_global_seed(name: str) -> None:
     assert not torch.equal(first_weights(1), first_weights(2))
 
 
+def test_resnet_mini_is_resnet18_a_quarter_as_wide() -> None:
+    narrow, wide = (MODELS[name].build(10, (3, 32, 32)).state_dict() for name in ("resnet_mini", "resnet18"))
+    assert list(narrow) == list(wide)
+    assert {len(wide[name]) / len(narrow[name]) for name in wide if "conv" in name} == {4}
+
+
 def test_resnet18_keeps_full_resolution_in_its_stem() -> None:
     net = MODELS["resnet18"].build(10, (3, 32, 32))
     with torch.no_grad():
@@ -125,6 +132,7 @@ def test_resnet18_keeps_full_resolution_in_its_stem() -> None:
         ("vgg_mini", (1, 4, 4), "4×4 pixels, expected a square side from 8 to 64"),
         ("vgg_mini", (1, 10, 10), "10×10 pixels"),
         ("vit_mini", (1, 8, 16), "8×16 pixels"),
+        ("resnet_mini", (1, 10, 10), "10×10 pixels"),
         ("vit_mini", (3, 68, 68), "68×68 pixels"),
         ("cnn2", (1, 9, 9), "9×9 pixels, expected sides that are multiples of 4"),
         ("vgg11", (3, 16, 16), "16×16 pixels, expected sides of at least 32"),

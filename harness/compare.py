@@ -136,6 +136,8 @@ def _compare_one(
         origin = "" if ok.empty else str(ok["params_origin"].iloc[0])
         facts = dict(zip(("table", "dataset", "model", "scenario"), (table, *setting), strict=True))
         facts |= {"method": str(method), "profile": suite.profile, "retrain_start": suite.retrain_start}
+        counts = group["count"].dropna()
+        facts["count"] = str(int(counts.iloc[0])) if len(counts) else ""
         label = str(method) if several[method] == 1 else f"{method} {params}"
         for column in COLUMNS:
             number = paper.number(table, target, str(method), PUBLISHED_AS.get(column.key, ""))

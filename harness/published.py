@@ -28,7 +28,10 @@ HEADER = (
 )
 PERCENT = ("retain_acc", "forget_acc", "mia")
 METRICS = (*PERCENT, "runtime_s")
-WHEN = ("table", "dataset", "model", "scenario", "method", "score", "profile", "retrain_start", "origin")
+WHEN = (
+    *("table", "dataset", "model", "scenario", "count"),
+    *("method", "score", "profile", "retrain_start", "origin"),
+)
 NO_TARGET = ("random", "unspecified")  # scenarios whose forget_class names no class
 
 

@@ -128,7 +128,7 @@ def test_a_number_asks_for_all_parts_of_a_table(catalogue: Catalogue) -> None:
 
 
 def test_an_unknown_table_is_refused_with_the_known_ones(catalogue: Catalogue) -> None:
-    with pytest.raises(Misuse, match="--table: suite paper has no table '12'; did you mean"):
+    with pytest.raises(Misuse, match="--table: suite paper has no table '12'; known: 1, 10, 11, 2a"):
         asked(catalogue, "paper", "12")
     with pytest.raises(Misuse, match="--table: suite demo has no table '9'; known: none"):
         asked(catalogue, "demo", "9")

@@ -60,6 +60,7 @@ def test_every_known_reason_fits_some_published_number(catalogue: Catalogue) -> 
         "dataset": set(catalogue.datasets),
         "scenario": set(catalogue.scenarios),
         "profile": {"reference", "corrected"},
+        "count": {"50", "100"},
         "retrain_start": {"fresh", "warm"},
         "origin": {"published", "tuned", "default", "suite"},
     }

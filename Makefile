@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= demo-store
 
-.PHONY: venv demo test quick lint ledger bench clean
+.PHONY: venv demo test quick lint ledger bench chaos test-cluster clean
 
 venv: .venv/ready
 
@@ -32,6 +32,13 @@ lint: venv ## style, types, and who may import whom
 
 bench: venv ## speed, as ratios of interleaved runs
 	$(BIN)/python -m tests.bench
+
+chaos: venv ## 300 runs while workers, machines and drivers are killed; then on an S3 server that fails
+	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos --runs 60 --kills 8 --s3 0.2 --seconds 240
+
+test-cluster: venv ## a real cluster on three pseudo-hosts over SSH; as root; APT=1 installs what it needs
+	$(BIN)/python -m tests.cluster.launch $(if $(APT),--apt)
 
 ledger: venv ## methods/README.md from ledger.toml, the code and what was measured
 	$(BIN)/efface ledger > methods/README.new

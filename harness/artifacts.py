@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from harness.errors import Misuse
 from harness.store import Store, StoreError
 from tasks.api import Outputs
 
@@ -43,11 +45,16 @@ def load_facts(store: Store, folder: str, spec_id: str) -> dict[str, Any]:
 
 
 def load_weights(store: Store, spec_id: str) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint; memory-mapped where the store is a folder."""
+    """The tensors of a checkpoint; memory-mapped where the store is a folder or copied once to each node."""
     name = f"models/{spec_id}.safetensors"
     try:
         if store.local is not None:
             return dict(safetensors.torch.load_file(store.local / name))
+        if store.once_a_node:
+            with contextlib.suppress(
+                Misuse, OSError
+            ):  # no room for a copy, or the store is away: wait for it
+                return dict(safetensors.torch.load_file(store.once_a_node(f"{store.url}/{name}")))
         return dict(safetensors.torch.load(store.read(name)))
     except (FileNotFoundError, safetensors.SafetensorError) as error:
         raise _damaged(store, name, str(error)) from None

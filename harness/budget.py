@@ -9,7 +9,7 @@ from typing import Any
 from harness.cost import load_facts
 from harness.plan import Job, Plan
 from harness.progress import clock
-from harness.suite import serves
+from harness.selection import serves
 
 HEAD = ("table", "runs", "done", "originals", "retrains", "GPU-hours")
 

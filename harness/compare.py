@@ -12,7 +12,8 @@ import pandas as pd
 from harness.errors import Misuse
 from harness.plan import table_key
 from harness.published import Number, Paper, load_paper
-from harness.suite import Suite, serves
+from harness.selection import serves
+from harness.suite import Suite
 from harness.tables import Cell, Column, cell_of, common_facts, troubles
 
 # the paper's time is that of the method and its evaluation

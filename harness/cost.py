@@ -102,19 +102,30 @@ class Cost:
         for row in rows:
             for key in self._keys(row["kind"], row["dataset"], row["model"], row["method"]):
                 groups.setdefault(key, []).append(row["seconds_total"])
+        self._groups = groups
         self._medians = {key: statistics.median(values) for key, values in groups.items()}
 
     @staticmethod
     def _keys(kind: str, dataset: str, model: str, method: str | None) -> list[tuple[Any, ...]]:
         return [(kind, dataset, model, method), (kind, model, method)]
 
-    def of(self, spec: Spec) -> float:
-        """Median seconds of the nearest kind of run that was measured, 0 where none was."""
+    def _nearest(self, spec: Spec) -> tuple[Any, ...] | None:
+        """The nearest kind of run that was measured."""
         if isinstance(spec, RunSpec):
             keys = self._keys("run", spec.task.dataset, spec.task.model, spec.method)
         else:
             keys = self._keys("train", spec.dataset, spec.model, None)
-        return next((self._medians[key] for key in keys if key in self._medians), 0.0)
+        return next((key for key in keys if key in self._medians), None)
+
+    def of(self, spec: Spec) -> float:
+        """Median seconds of the nearest kind of run that was measured, 0 where none was."""
+        key = self._nearest(spec)
+        return self._medians[key] if key else 0.0
+
+    def like(self, spec: Spec) -> Sequence[float]:
+        """All measured seconds of that kind of run, none where none was; the same list for the same kind."""
+        key = self._nearest(spec)
+        return self._groups[key] if key else ()
 
     def estimate(self, spec: Spec) -> float | None:
         """Seconds from forward operations; None where model or data set are not among the counted ones."""

@@ -10,6 +10,10 @@ class Misuse(ValueError):
     """What the user typed or gave cannot work: says what was found, what was expected, what to type."""
 
 
+class OverTime(TimeoutError):
+    """A run has taken longer than it may: not to be taken for a connection that timed out."""
+
+
 def did_you_mean(found: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` where something near is known, else the known names."""
     names = sorted(known)

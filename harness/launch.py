@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse
+from harness.execute.limits import Limits
+from harness.node_data import source_of
 from harness.plan import Plan
 from harness.registry import Catalogue
 from harness.schedule import Executor
@@ -30,6 +32,8 @@ class Where:
     per_gpu: int = 1
     device: str = "auto"
     time_limit: float | None = None
+    memory_limit: float | None = None  # GB a worker
+    silence: float = 45.0  # seconds without a sign of life after which a worker is given up
 
     def __post_init__(self) -> None:
         if self.on not in ("inline", "local", "auto") and ":" not in self.on:
@@ -42,6 +46,8 @@ class Where:
             ("workers", self.workers),
             ("per-gpu", self.per_gpu),
             ("time-limit", self.time_limit),
+            ("memory-limit", self.memory_limit),
+            ("silence", self.silence),
         ):
             if value is not None and value <= 0:
                 raise Misuse(f"--{name} {value}: expected a number > 0")
@@ -52,6 +58,11 @@ class Where:
         if self.on in ("inline", "local"):
             return None
         return os.environ.get("RAY_ADDRESS") if self.on == "auto" else self.on
+
+    def limits(self) -> Limits:
+        """What a worker may take before it is given up."""
+        memory = None if self.memory_limit is None else int(self.memory_limit * 1e9)
+        return Limits(self.time_limit, memory, self.silence)
 
     @property
     def inline(self) -> bool:
@@ -94,10 +105,23 @@ def sweep(
     fetch: bool = False,
 ) -> Outcome:
     """Check the data and the published weights, then run the plan where it was asked for."""
-    check_data(plan, store, lambda name: read_data(catalogue, name, told.data_dir, told.limit))
+    digests = check_data(
+        plan, store, lambda name: read_data(catalogue, name, told.data_dir, told.limit, told.source)
+    )
+    told = replace(told, digests=tuple(digests.items()))
     told = replace(told, weights=settle(plan, store, catalogue, weights, fetch))
     make = _inline(told, catalogue, store, where) if where.inline else _ray(told, where)
     return run_sweep(plan, store, catalogue, make, listener or _display())
+
+
+def with_source(told: Settings, url: str | None, plan: Plan, catalogue: Catalogue) -> Settings:
+    """What every worker is told of `--data URL`, where it was given."""
+    if url is None:
+        return told
+    if told.data_dir is not None:
+        raise Misuse(f"--data {url} and --data-dir {told.data_dir}: expected one of them")
+    source = source_of(url, catalogue, {wanted.spec.task.dataset for wanted in plan.wanted})
+    return replace(told, source=source)
 
 
 def download(
@@ -136,7 +160,7 @@ def _ray(told: Settings, where: Where) -> Callable[[], Executor]:
             workers=workers,
             address=where.address,
             gpus_each=gpus_each,
-            time_limit=where.time_limit,
+            limits=where.limits(),
         )
 
     return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -12,7 +13,8 @@ import uuid
 from types import TracebackType
 from typing import Any
 
-from harness.store import Store, StoreError
+from harness.patience import StoreAway, StoreError
+from harness.store import Store
 
 RENEW_SECONDS = 10.0
 VOID_SECONDS = 30.0
@@ -54,10 +56,10 @@ def holder_of(store: Store) -> dict[str, Any] | None:
     return None
 
 
-def read_lease(store: Store) -> dict[str, Any] | None:
+def read_lease(store: Store, wait: bool = True) -> dict[str, Any] | None:
     store.fs.invalidate_cache()
     try:
-        return _parse(store.read(LEASE))
+        return _parse(store.read(LEASE, wait))
     except FileNotFoundError:
         return None
 
@@ -72,12 +74,14 @@ class StoreLock:
         self._file: int | None = None
         self._stop = threading.Event()
         self._renewer: threading.Thread | None = None
+        self._renewed = 0.0
 
     def __enter__(self) -> StoreLock:
         if self.store.local is not None:
             self._lock_file()
         else:
             self._take_lease()
+            self.store.require_held = self._require_held
         return self
 
     def __exit__(
@@ -89,7 +93,8 @@ class StoreLock:
             self._stop.set()
             self._renewer.join()
             if not self.lost:
-                self.store.fs.rm_file(self.store.path(LEASE))
+                with contextlib.suppress(OSError):  # a store that is away: the lease runs out by itself
+                    self.store.fs.rm_file(self.store.path(LEASE))
 
     def _lock_file(self) -> None:
         assert self.store.local is not None
@@ -125,13 +130,27 @@ class StoreLock:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
-            if (read_lease(self.store) or {}).get("token") != self._me["token"]:
-                self.lost = True
-                return
-            self._write_lease()
+            try:
+                if (read_lease(self.store, wait=False) or {}).get("token") != self._me["token"]:
+                    self.lost = True
+                    return
+                self._write_lease(wait=False)
+            except StoreAway:
+                continue  # the sweep waits for it as well
 
-    def _write_lease(self) -> None:
-        self.store.write(LEASE, json.dumps({**self._me, "renewed": time.time()}).encode())
+    def _write_lease(self, wait: bool = True) -> None:
+        self.store.write(LEASE, json.dumps({**self._me, "renewed": time.time()}).encode(), wait)
+        self._renewed = time.monotonic()
+
+    def _require_held(self) -> None:
+        """Raises where another sweep took the store over: two would write the same file of rows."""
+        if not self.lost and time.monotonic() - self._renewed > VOID_SECONDS:  # this process slept
+            self.lost = (read_lease(self.store, wait=False) or {}).get("token") != self._me["token"]
+        if self.lost:
+            raise StoreError(
+                f"store {self.store.url} was taken over by another sweep while this one was out of reach for "
+                f"more than {VOID_SECONDS:.0f} s; what was reported is safe, and the other one does the rest"
+            )
 
 
 def _parse(data: bytes) -> dict[str, Any]:

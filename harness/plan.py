@@ -140,7 +140,7 @@ def make_plan(suite: Suite, wanted: Iterable[Wanted | Skip], store: Holdings | N
         runs.append(job)
         for parent in job.parents:
             _close(parent, suite, store, finished, trains, cost)
-    plan.jobs = [*_order(trains.values()), *sorted(runs, key=lambda job: -job.expected_seconds)]
+    plan.jobs = [*_order(trains.values(), plan), *_longest_first(runs, plan)]
     return plan
 
 
@@ -167,9 +167,14 @@ def _is_held(spec: TrainSpec, store: Holdings | None, finished: Mapping[str, str
     return store.has_outputs(spec.id) and (spec.without is not None or store.has_model(spec.id))
 
 
-def _order(jobs: Iterable[Job]) -> list[Job]:
+def _order(jobs: Iterable[Job], plan: Plan) -> list[Job]:
     """Originals first (everything waits for them), then retrains, longest expected first."""
-    return sorted(jobs, key=lambda job: (job.kind != "original", -job.expected_seconds))
+    return sorted(_longest_first(jobs, plan), key=lambda job: job.kind != "original")
+
+
+def _longest_first(jobs: Iterable[Job], plan: Plan) -> list[Job]:
+    """By what was measured, else by what is estimated: a long run that starts last holds up the end."""
+    return sorted(jobs, key=lambda job: -(plan.estimate(job) or 0.0))
 
 
 def _gather(job: Job, jobs: Mapping[str, Job], into: dict[str, Job]) -> None:

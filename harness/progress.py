@@ -173,6 +173,9 @@ class Display(Listener):
         ]
         return " · ".join(parts)
 
+    def say(self, text: str) -> None:
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
     def stop(self) -> None:
         if self._bars:
             for task in self._tasks.values():

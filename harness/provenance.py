@@ -35,6 +35,12 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+def package_folders() -> list[str]:
+    """Where the three packages lie; inside a job each has a folder of its own."""
+    specs = [importlib.util.find_spec(package) for package in PACKAGES]
+    return [str(Path(spec.origin).parent) for spec in specs if spec and spec.origin]
+
+
 @cache
 def code_digest() -> str:
     """16 hex digits over the source of the three packages: a worker that runs other code is refused."""

@@ -92,12 +92,16 @@ def run(
     on_row: Callable[[Job, Row], None],
     on_tick: Callable[[], None] = lambda: None,
     seconds: float = 0.2,
+    paused: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run all jobs to the end. `on_row` gets every finished, failed and blocked job exactly once."""
+    """Run all jobs to the end. `on_row` gets every finished, failed and blocked job exactly once.
+
+    While `paused` nothing is handed out; what is outside already comes back.
+    """
     graph = Graph.of(jobs)
     outside = 0
     while graph.left:
-        while graph.ready and outside < AHEAD * executor.slots:
+        while graph.ready and outside < AHEAD * executor.slots and not paused():
             executor.submit(graph.pop())
             outside += 1
         for done in executor.wait(seconds):

@@ -11,41 +11,43 @@ Every file is written under a name that starts with a dot and then renamed: read
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness import rows as schema
-from harness.errors import Misuse
+from harness.patience import FIRST_WAIT, LONGEST_WAIT, Patience, StoreAway, attempt, may_pass
+from harness.patience import StoreError as StoreError
 from harness.rows import FINISHED, Row
+from harness.urls import open_url
 
+T = TypeVar("T")
 FORMAT = 1
 MARKER = "efface.json"
 SEGMENT_ROWS = 1000
 FLUSH_SECONDS = 1.0
 
 
-class StoreError(Misuse):
-    """The store cannot be read or written. The message says what was found and what to type."""
-
-
 class Store:
     """Reads and writes the files of one store; any number of processes may hold one."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: Patience | None = None) -> None:
         self.url = url.rstrip("/") or "/"
-        self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        self.fs, self.root = open_url(self.url)
         self.local = Path(self.root) if "file" in _protocols(self.fs) else None
         self._listing: dict[str, frozenset[str]] = {}
+        self.patience = patience or Patience()
+        self.require_held: Callable[[], None] = lambda: None  # raises where another sweep took it over
+        self.once_a_node: Callable[[str], Path] | None = None  # a local copy that workers here share
 
     # -------------------- opening
 
@@ -106,13 +108,24 @@ class Store:
         return f"{self.root}/{name}"
 
     def _exists(self, name: str) -> bool:
-        return bool(self.fs.exists(self.path(name)))
+        return self._do("read", lambda: bool(self.fs.exists(self.path(name))))
 
-    def read(self, name: str) -> bytes:
-        return bytes(self.fs.cat_file(self.path(name)))
+    def read(self, name: str, wait: bool = True) -> bytes:
+        return self._do("read", lambda: bytes(self.fs.cat_file(self.path(name))), wait)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, wait: bool = True) -> None:
         """Write a whole file, so that a reader sees either the old or the new one."""
+        self._do("written", lambda: self._write(name, data), wait)
+
+    def _do(self, what: str, act: Callable[[], T], wait: bool = True) -> T:
+        """Wait for a store that is away, as long as its patience lasts; any other error is as it was."""
+
+        def once() -> T:
+            return attempt(act, self.url, what, self.local is not None)
+
+        return self.patience.call(once) if wait else once()
+
+    def _write(self, name: str, data: bytes) -> None:
         if self.local is None:
             self.fs.pipe_file(self.path(name), data)
             return
@@ -123,16 +136,19 @@ class Store:
             temporary.write_bytes(data)
             temporary.replace(target)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if may_pass(error):
+                raise
             raise StoreError(
                 f"cannot write {target}: {error.strerror}; make room or give a writable folder with --store"
             ) from error
 
     def names(self, folder: str) -> list[str]:
         """File names in one folder of the store, those being written left out."""
-        if not self.fs.isdir(self.path(folder)):
-            return []
-        found = (str(entry).rsplit("/", 1)[-1] for entry in self.fs.ls(self.path(folder), detail=False))
+        path = self.path(folder)
+        paths = self._do("read", lambda: self.fs.ls(path, detail=False) if self.fs.isdir(path) else [])
+        found = (str(entry).rsplit("/", 1)[-1] for entry in paths)
         return sorted(name for name in found if not name.startswith((".", "_")))
 
     def _listed(self, folder: str) -> frozenset[str]:
@@ -218,7 +234,8 @@ class RowWriter:
         self.store = store
         self.safe = 0  # rows of this writer that are in a file
         self._pending: list[Row] = []
-        self._last = 0.0
+        self._due = 0.0
+        self._away: float | None = None  # since when the store cannot be written
         self._finished = store.finished()
         self._name, self._segment = self._continue()
 
@@ -243,25 +260,41 @@ class RowWriter:
             self._finished[row["run_id"]] = row["status"]
         schema.require_known(row)
         self._pending.append(row)
-        if len(self._segment) + len(self._pending) >= SEGMENT_ROWS:
-            self.flush()
-            self._name, self._segment = self._new_name(), schema.SCHEMA.empty_table()
         return True
 
-    def flush_if_due(self) -> None:
-        """Flush when a second has passed since the last time."""
-        if self._pending and time.monotonic() - self._last >= FLUSH_SECONDS:
-            self.flush()
+    @property
+    def paused(self) -> bool:
+        """The store is away: no use in finishing more."""
+        return self._away is not None
 
-    def flush(self) -> None:
+    def flush_if_due(self) -> None:
+        """Flush once a second. A store that is away is tried again after a while, until patience is over."""
+        now = time.monotonic()
+        if not self._pending or now < self._due:
+            return
+        try:
+            self.flush(wait=False)
+        except StoreAway as error:
+            self._away = now if self._away is None else self._away
+            self._due = now + min(LONGEST_WAIT, max(FIRST_WAIT, now - self._away))
+            self.store.patience.missed(error, self._away)
+        else:
+            self.store.patience.met()
+
+    def flush(self, wait: bool = True) -> None:
         """Make every row so far safe."""
-        if self._pending:
+        while self._pending:
+            self.store.require_held()
+            room = SEGMENT_ROWS - len(self._segment)
+            taken = self._pending[:room]
             # one chunk: a table of many small ones takes as many pages of each column to write
-            whole = pa.concat_tables([self._segment, schema.table(self._pending)]).combine_chunks()
+            whole = pa.concat_tables([self._segment, schema.table(taken)]).combine_chunks()
             buffer = io.BytesIO()
             pq.write_table(whole, buffer, compression="zstd")
-            self.store.write(f"rows/{self._name}", buffer.getvalue())
+            self.store.write(f"rows/{self._name}", buffer.getvalue(), wait)
             self._segment = whole
-        self._last = time.monotonic()
-        self.safe += len(self._pending)
-        self._pending = []
+            self.safe += len(taken)
+            del self._pending[:room]
+            if len(whole) >= SEGMENT_ROWS:
+                self._name, self._segment = self._new_name(), schema.SCHEMA.empty_table()
+        self._due, self._away = time.monotonic() + FLUSH_SECONDS, None

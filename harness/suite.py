@@ -8,13 +8,12 @@ reason and never silently.
 from __future__ import annotations
 
 import itertools
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from harness.errors import Misuse, did_you_mean
 from harness.presets import ORIGINS, MethodTable, Preset, Resolved, load_presets, resolve
+from harness.selection import EVERYTHING, Selection, check_selection, selects, serves
 from harness.spec import (
     REFERENCES,
     Params,
@@ -83,19 +82,6 @@ class Suite:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """A part of a suite, as given on the command line; empty means all."""
-
-    methods: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ()
-    scenarios: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    tables: tuple[str, ...] = ()  # of a paper
-
-
-@dataclass(frozen=True)
 class Skip:
     """A pair that a method does not define, with the reason."""
 
@@ -118,7 +104,7 @@ class Wanted:
     tables: tuple[str, ...] = ()  # of a paper, that it serves
 
 
-def expand(suite: Suite, catalogue: Catalogue, only: Selection = Selection()) -> Iterator[Wanted | Skip]:
+def expand(suite: Suite, catalogue: Catalogue, only: Selection = EVERYTHING) -> Iterator[Wanted | Skip]:
     """Every run of a suite, or the part of it that `only` selects."""
     check_selection(suite, only)
     for row in suite.tasks:
@@ -128,14 +114,9 @@ def expand(suite: Suite, catalogue: Catalogue, only: Selection = Selection()) ->
         for model in row.models:
             for target in row.targets:
                 task = Task(row.dataset, model, row.scenario, target, row.count, suite.profile)
-                if _selected(task, only):
+                if selects(only, task):
                     found = _expand_task(narrowed, catalogue, task, row.methods, only)
                     yield from (_noting(row.tables, item) for item in found) if row.tables else found
-
-
-def serves(table: str, asked: str) -> bool:
-    """Whether `table` is what was asked for: 2 asks for both 2a and 2b."""
-    return asked in (table, table.rstrip(string.ascii_lowercase))
 
 
 def _for_row(suite: Suite, row: TaskRow) -> Suite:
@@ -278,38 +259,3 @@ def _no_retrain(suite: Suite, catalogue: Catalogue, method: str, recipe: str) ->
     if method != "retrain" or suite.retrain_start == "warm" or catalogue.retrainable(recipe):
         return None
     return f"recipe {recipe} takes published weights as they are: nothing is trained, so nothing is left out"
-
-
-def _selected(task: Task, only: Selection) -> bool:
-    return (
-        (not only.models or task.model in only.models)
-        and (not only.datasets or task.dataset in only.datasets)
-        and (not only.scenarios or task.scenario in only.scenarios)
-        and (not only.targets or task.target in only.targets)
-    )
-
-
-def check_selection(suite: Suite, only: Selection) -> None:
-    """Refuse a selection that names what the suite does not have."""
-    has: dict[str, set[Any]] = {
-        "methods": {method for row in suite.tasks for method in row.methods},
-        "models": {model for row in suite.tasks for model in row.models},
-        "datasets": {row.dataset for row in suite.tasks},
-        "scenarios": {row.scenario for row in suite.tasks},
-        "targets": {target for row in suite.tasks for target in row.targets if target is not None},
-        "seeds": {seed for row in suite.tasks for seed in row.seeds or suite.seeds},
-    }
-    _check_tables(suite, only.tables)
-    for name, known in has.items():
-        for value in getattr(only, name):
-            if value not in known:
-                hint = did_you_mean(str(value), map(str, known))
-                raise Misuse(f"--{name}: suite {suite.name} has no {name[:-1]} {value!r}; {hint}")
-
-
-def _check_tables(suite: Suite, asked: Sequence[str]) -> None:
-    known = {table for row in suite.tasks for table in row.tables}
-    shown = ", ".join(sorted(known))
-    for name in asked:
-        if not any(serves(table, name) for table in known):
-            raise Misuse(f"--table: suite {suite.name} has no table {name!r}; known: {shown or 'none'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections import Counter, deque
@@ -13,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse
+from harness.patience import StoreAway
 from harness.plan import Job, Plan
 from harness.provenance import driver_facts
 from harness.registry import Catalogue
 from harness.rows import FINISHED, Row
 from harness.schedule import Executor, run
 from harness.spec import RunSpec, TrainSpec, index_of
-from harness.store import RowWriter, Store
+from harness.store import MARKER, RowWriter, Store, StoreError
 from harness.suite import Skip, draws
 
+PAUSED_SECONDS = 0.1
+QUIET_SECONDS = 15.0  # without a row, after which the store is looked at
+LITTLE = 16 << 20  # bytes left on a disk
 REFERENCE_NEEDS = {"baseline": "", "retrain": "retain"}
 
 
@@ -56,6 +61,7 @@ class Listener:
     def start(self, plan: Plan, workers: int) -> None: ...
     def row(self, job: Job, row: Row) -> None: ...
     def tick(self) -> None: ...
+    def say(self, text: str) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -72,6 +78,7 @@ def sweep(
     writer = RowWriter(store)
     facts = driver_facts()
     executor: Executor | None = None
+    watch = Watch(store, listener)
     held: deque[tuple[Job, Row]] = deque()  # finished, but not yet safe in a file: not reported
 
     def report() -> None:
@@ -95,19 +102,21 @@ def sweep(
         writer.flush_if_due()
         report()
         listener.tick()
+        watch.look(len(held) + outcome.reported, writer.paused)
 
+    store.patience.tell = listener.say
     try:
-        for skip in plan.skips:
-            writer.add({**skip_row(skip, plan, catalogue), **facts})
-        writer.flush()
-        writer.safe = 0  # from here on it counts rows of jobs
+        _write_skips(plan, writer, catalogue, facts)
         if plan.jobs:
             executor = make_executor()
             listener.start(plan, executor.slots)
-            run(plan.jobs, executor, on_row, on_tick)
+            run(plan.jobs, executor, on_row, on_tick, paused=lambda: writer.paused)
+        writer.flush()
+    except BaseException:
+        _save_the_rest(writer, listener)
+        raise
     finally:
         try:
-            writer.flush()
             report()
         finally:  # also when the disk is full: no worker may outlive its sweep
             listener.stop()
@@ -115,6 +124,57 @@ def sweep(
                 executor.close()
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+class Watch:
+    """Looks at a store when no row has come for a while: workers may be waiting for it, and cannot say so."""
+
+    def __init__(self, store: Store, listener: Listener) -> None:
+        self.store, self.listener = store, listener
+        self._rows, self._since, self._due = 0, time.monotonic(), time.monotonic() + QUIET_SECONDS
+        self._told = False
+
+    def look(self, rows: int, paused: bool) -> None:
+        """Say so once, until a row comes again."""
+        if paused:
+            time.sleep(PAUSED_SECONDS)  # not every executor takes its time where it has nothing to do
+        now = time.monotonic()
+        if rows != self._rows:
+            self._rows, self._since, self._told = rows, now, False
+            self._due = now + QUIET_SECONDS
+        if now < self._due or self._told:
+            return
+        self._due = now + QUIET_SECONDS
+        why = self._trouble()
+        if why:
+            self._told = True
+            quiet = f"nothing has ended for {now - self._since:.0f} s"
+            self.listener.say(f"{quiet}; store {self.store.url} {why}: workers wait until it can be written")
+
+    def _trouble(self) -> str | None:
+        if self.store.local is not None:
+            free = shutil.disk_usage(self.store.local).free
+            return f"has {free / 1e6:.1f} MB left" if free < LITTLE else None
+        try:
+            self.store.read(MARKER, wait=False)
+        except StoreAway as error:
+            return error.why
+        return None
+
+
+def _write_skips(plan: Plan, writer: RowWriter, catalogue: Catalogue, facts: Row) -> None:
+    for skip in plan.skips:
+        writer.add({**skip_row(skip, plan, catalogue), **facts})
+    writer.flush()
+    writer.safe = 0  # from here on it counts rows of jobs
+
+
+def _save_the_rest(writer: RowWriter, listener: Listener) -> None:
+    """The sweep is stopped or has failed: one more try for its last rows, without waiting."""
+    try:
+        writer.flush(wait=False)
+    except StoreError as error:
+        listener.say(f"the last rows are lost, and their runs will be run again: {error}")
 
 
 def identity(job: Job, catalogue: Catalogue) -> Row:
@@ -173,13 +233,16 @@ def skip_row(skip: Skip, plan: Plan, catalogue: Catalogue) -> Row:
     return row | _task_facts(skip.task, skip.method, catalogue)
 
 
-def check_data(plan: Plan, store: Store, read: Callable[[str], Any]) -> None:
-    """Every data set of the plan must be there, and be the one that the store's rows came from."""
+def check_data(plan: Plan, store: Store, read: Callable[[str], Any]) -> dict[str, str]:
+    """Every data set of the plan must be there, and be the one that the store's rows came from. Gives their
+    digests.
+    """
     known = store.digests()
+    found: dict[str, str] = {}
     datasets = sorted({wanted.spec.task.dataset for wanted in plan.wanted})
     for dataset in datasets:
         data = read(dataset)
-        digest = data.digest()
+        digest = found[dataset] = data.digest()
         if dataset in known and known[dataset] != digest:
             raise Misuse(
                 f"data set {dataset} is not the one that {store.url} has results for (digest {digest}, its "
@@ -188,6 +251,7 @@ def check_data(plan: Plan, store: Store, read: Callable[[str], Any]) -> None:
             )
         for wanted in plan.wanted:
             _check_target(wanted.spec, data, dataset)
+    return found
 
 
 def _check_target(spec: RunSpec, data: Any, dataset: str) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import Misuse, did_you_mean
+from harness.node_data import pinned, weights_file
 from harness.plan import Plan
 from harness.spec import TrainSpec
 from harness.store import Store
+from harness.urls import is_url
 from tasks.images import DataError
 from tasks.recipes import Recipe, recipe_by_id
 
@@ -55,13 +57,15 @@ def of_suite(suite: Suite, catalogue: Catalogue) -> list[Need]:
     return list(found.values())
 
 
-def parse(typed: Sequence[str], wanted: Sequence[Need]) -> dict[str, Path]:
-    """`--weights FILE` or `NAME=FILE`, where NAME is timm's or the model's, as files by timm's name."""
+def parse(typed: Sequence[str], wanted: Sequence[Need]) -> dict[str, str]:
+    """`--weights FILE` or `NAME=FILE`, where NAME is timm's or the model's, as files by timm's name. A FILE
+    may be a URL.
+    """
     known = {need.name: need.name for need in wanted} | {need.model: need.name for need in wanted}
-    given: dict[str, Path] = {}
+    given: dict[str, str] = {}
     for text in typed:
         name, sign, file = text.partition("=")
-        if not sign or Path(text).expanduser().exists():
+        if not sign or is_url(name) or Path(text).expanduser().exists():
             name, file = "", text
         if not known:
             raise Misuse(f"--weights {text}: this suite starts from no published weights; leave it out")
@@ -70,7 +74,9 @@ def parse(typed: Sequence[str], wanted: Sequence[Need]) -> dict[str, Path]:
             raise Misuse(f"--weights {text}: this suite starts from several; say which, as in {names}{text}")
         if name and name not in known:
             raise Misuse(f"--weights {text}: no weights {name!r} are wanted; {did_you_mean(name, known)}")
-        given[known[name] if name else wanted[0].name] = Path(file).expanduser().resolve()
+        given[known[name] if name else wanted[0].name] = (
+            pinned(file) if is_url(file) else str(Path(file).expanduser().resolve())
+        )
     return given
 
 
@@ -87,7 +93,7 @@ def settle(
     for need in wanted:
         if not need.missing and need.name not in given:
             continue
-        path = given.get(need.name) or find(need, download)
+        path = given.get(need.name) or str(find(need, download))
         checkpoint = _read(need.recipe, path)
         _check_fit(need, checkpoint, catalogue)
         if (known := held.get(need.name, checkpoint.digest)) != checkpoint.digest:
@@ -95,7 +101,7 @@ def settle(
                 f"weights {path} (digest {checkpoint.digest}) are not those that {store.url} has results of "
                 f"(digest {known}); give the same file as before, or another --store"
             )
-        files.append((need.name, str(path)))
+        files.append((need.name, path))
     return tuple(files)
 
 
@@ -128,14 +134,14 @@ def read_weights(recipe: Recipe, files: Files) -> Checkpoint:
     path = dict(files).get(str(recipe.pretrained))
     if path is None:
         path = str(find(Need(str(recipe.pretrained), "the model", recipe, missing=True)))
-    return _read(recipe, Path(path))
+    return _read(recipe, path)
 
 
-def _read(recipe: Recipe, path: Path) -> Checkpoint:
+def _read(recipe: Recipe, path: str) -> Checkpoint:
     from tasks.pretrained import read_checkpoint
 
     try:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(weights_file(path))
     except DataError as error:
         raise Misuse(str(error)) from None
     if recipe.weights_digest not in (None, checkpoint.digest):

@@ -238,8 +238,8 @@ def run_text(facts: Mapping[str, Any]) -> str:
         lines += ["\nhyper-parameters", *(f"  {name} = {text}" for name, text in facts["sources"].items())]
     if facts["kind"] == "run":
         lines.append(f"\nto run it alone: {_alone(facts)}")
-    if facts["log"]:
-        lines.append(f"\nlog\n{facts['log']}")
+    none = "none: this run had nothing to log, or its worker died before it could"
+    lines.append(f"\nlog\n{facts['log']}" if facts["log"] else f"\nlog: {none}")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import socket
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 from harness import artifacts
 from harness.errors import Misuse
 from harness.forget_sets import cut, share_held_out
+from harness.node_data import Source
+from harness.patience import Patience
 from harness.registry import Catalogue
 from harness.spec import Task, TrainSpec, derive_seed
 from harness.store import Store
@@ -51,6 +54,9 @@ class Settings:
     outputs_limit: int = 50 << 20  # bytes a run
     limit: int | None = None  # images per half, for trying things out
     weights: tuple[tuple[str, str], ...] = ()  # published weights by name, and the file that holds them
+    source: Source | None = None  # of the data, instead of a data_dir
+    digests: tuple[tuple[str, str], ...] = ()  # of each data set, as the driver has it
+    store_patience: float = 600.0  # seconds to wait for a store that is away
 
 
 class Cache(Generic[T]):
@@ -86,10 +92,17 @@ class Loaded:
 
 
 def read_data(
-    catalogue: Catalogue, dataset: str, data_dir: str | Path | None, limit: int | None = None
+    catalogue: Catalogue,
+    dataset: str,
+    data_dir: str | Path | None,
+    limit: int | None = None,
+    source: Source | None = None,
 ) -> Data:
-    """A data set from its folder. `imagefolder:pets` lies in the folder `pets` of the data folder."""
+    """A data set from its folder, or from where this node has fetched it to. `imagefolder:pets` lies in the
+    folder `pets` of the data folder.
+    """
     info = catalogue.dataset(dataset)
+    data_dir = source.folder(dataset) if source else data_dir
     try:
         data: Data = info.load(data_folder(dataset, data_dir))
     except DataError as error:
@@ -115,7 +128,7 @@ class Workspace:
 
     def __init__(self, settings: Settings, catalogue: Catalogue, store: Store | None = None) -> None:
         self.settings, self.catalogue = settings, catalogue
-        self.store = store or Store(settings.store)
+        self.store = store or Store(settings.store, Patience(settings.store_patience))
         self.device = pick_device(settings.device)
         torch.set_num_threads(settings.threads)
         self._data: dict[str, Loaded] = {}
@@ -130,11 +143,21 @@ class Workspace:
 
     def loaded(self, dataset: str) -> Loaded:
         if dataset not in self._data:
-            data = read_data(self.catalogue, dataset, self.settings.data_dir, self.settings.limit)
-            digest = data.digest()
+            told = self.settings
+            data = read_data(self.catalogue, dataset, told.data_dir, told.limit, told.source)
+            digest = self._agreed(dataset, data.digest())
             train, test = (half.held(HELD_BYTES).to(self.device) for half in (data.train, data.test))
             self._data[dataset] = Loaded(replace(data, train=train, test=test), digest)
         return self._data[dataset]
+
+    def _agreed(self, dataset: str, found: str) -> str:
+        expected = dict(self.settings.digests).get(dataset, found)
+        if found != expected:
+            raise Misuse(
+                f"data set {dataset} on {socket.gethostname()} has digest {found}, the driver's {expected}; "
+                "give all nodes the same files, or one source for all with --data URL"
+            )
+        return found
 
     def batches(
         self, dataset: str, half: str, view: View, positions: Any = None, size: int = 128, seed: int = 0

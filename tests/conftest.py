@@ -12,8 +12,9 @@ import torch
 from harness import registry
 from harness.plan import Plan, make_plan
 from harness.registry import Catalogue
+from harness.selection import Selection
 from harness.store import Store
-from harness.suite import Selection, Suite, expand
+from harness.suite import Suite, expand
 from harness.suite_file import parse_suite
 
 torch.set_num_threads(1)

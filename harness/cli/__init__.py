@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from harness.cli import checking, reading, running, tuning  # noqa: F401 (their verbs register themselves)
+from harness.cli import (  # noqa: F401 (their verbs register themselves)
+    checking,
+    cluster,
+    reading,
+    running,
+    tuning,
+)
 from harness.cli.app import app, say
 from harness.errors import Misuse
 

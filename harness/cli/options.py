@@ -11,8 +11,9 @@ from harness.errors import Misuse
 if TYPE_CHECKING:
     from harness.plan import Plan
     from harness.registry import Catalogue
+    from harness.selection import Selection
     from harness.store import Store
-    from harness.suite import Selection, Suite
+    from harness.suite import Suite
 
 SuiteName = Annotated[
     str, typer.Argument(help="A shipped suite (efface list suites) or the path of a .toml file")
@@ -21,6 +22,9 @@ StoreOption = Annotated[str, typer.Option("--store", help="Folder or URL that ho
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="Python file that registers a method, …")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="Folder that holds the data sets")]
+DataUrl = Annotated[
+    str | None, typer.Option("--data", help="Folder or URL of the data sets, fetched once to each node")
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch missing data into --data-dir, and weights")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Use only N images per half; rows say so")]
 Methods = Annotated[str | None, typer.Option("--methods", help="Only these, comma-separated")]
@@ -33,6 +37,9 @@ PaperTables = Annotated[str | None, typer.Option("--table", help="Only what thes
 Weights = Annotated[
     list[str] | None,
     typer.Option("--weights", help="FILE, or NAME=FILE, of the published weights that training starts from"),
+]
+Presets = Annotated[
+    list[str] | None, typer.Option("--presets", help="File or folder of presets, over the shipped ones")
 ]
 DEFAULT_STORE = "efface-store"
 
@@ -51,7 +58,7 @@ def select(
     seeds: str | None,
     tables: str | None = None,
 ) -> Selection:
-    from harness.suite import Selection
+    from harness.selection import Selection
 
     return Selection(
         names_of(methods),
@@ -77,16 +84,25 @@ def seeds_of(text: str | None) -> tuple[int, ...]:
 
 
 def prepare(
-    suite: str, store: Store | None, plugins: list[str] | None, only: Selection
+    suite: str,
+    store: Store | None,
+    plugins: list[str] | None,
+    only: Selection,
+    presets: list[str] | None = None,
 ) -> tuple[Plan, Catalogue]:
     """The registry, the suite and its plan against a store."""
+    from dataclasses import replace
+
     from harness import registry
     from harness.plan import make_plan
+    from harness.presets import read_presets
     from harness.suite import expand
     from harness.suite_file import load_suite
 
     catalogue = registry.load(plugins or ())
     loaded: Suite = load_suite(suite, catalogue)
+    if presets:
+        loaded = replace(loaded, presets=tuple(row for where in presets for row in read_presets(where)))
     return make_plan(loaded, expand(loaded, catalogue, only), store, catalogue), catalogue
 
 

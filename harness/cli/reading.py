@@ -18,6 +18,7 @@ from harness.cli.options import (
     Models,
     PaperTables,
     Plugins,
+    Presets,
     Scenarios,
     Seeds,
     StoreOption,
@@ -34,6 +35,7 @@ def tables(
     suite: SuiteName,
     store: StoreOption = DEFAULT_STORE,
     plugin: Plugins = None,
+    presets: Presets = None,
     style: Annotated[str, typer.Option("--format", help="console | markdown | latex | csv")] = "console",
     by: Annotated[str | None, typer.Option(help="target: one table for each target")] = None,
     against: Annotated[
@@ -61,7 +63,7 @@ def tables(
         raise Misuse(f"--by {by}: expected target")
     held = Store.open(store)
     only = select(methods, models, datasets, scenarios, targets, seeds, table)
-    made, _ = prepare(suite, held, plugin, only)
+    made, _ = prepare(suite, held, plugin, only, presets)
     if against is not None:
         found = compare_with(against, results.load(held), wanted_frame(made), made.suite, only.tables)
         print(render_comparisons(found, style), end="")
@@ -106,6 +108,7 @@ def figures(
     style: Annotated[str, typer.Option("--format", help="Some of png,svg,pdf")] = "png,svg,pdf",
     data_dir: DataDir = None,
     plugin: Plugins = None,
+    presets: Presets = None,
     methods: Methods = None,
     models: Models = None,
     datasets: Datasets = None,
@@ -122,7 +125,7 @@ def figures(
     formats = formats_of(style)
     held = Store.open(store)
     only = select(methods, models, datasets, scenarios, targets, seeds)
-    made, catalogue = prepare(suite, held, plugin, only)
+    made, catalogue = prepare(suite, held, plugin, only, presets)
     names = drawing.chosen(name, made)
     done = drawing.make(names, Held(made, held, catalogue, suite, data_dir), Path(to), formats)
     for path in done.paths:
@@ -133,11 +136,23 @@ def figures(
 
 
 @app.command()
-def status(store: StoreOption = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """What a store holds, and who is writing it."""
+def status(
+    store: StoreOption = DEFAULT_STORE,
+    address: Annotated[
+        str | None, typer.Option(help="A cluster's dashboard: its jobs instead of a store")
+    ] = None,
+    follow: Annotated[str | None, typer.Option(help="With --address: what this job says, to its end")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a store holds and who is writing it; with --address, what a cluster runs."""
     from harness import words
     from harness.store import Store
 
+    if address is not None or follow is not None:
+        from harness.cli.cluster import HERE, show_jobs
+
+        show_jobs(address or HERE, follow, as_json)
+        return
     facts = words.store_facts(Store.open(store))
     print(json.dumps(facts, indent=1) if as_json else words.store_text(facts))
 
@@ -145,7 +160,7 @@ def status(store: StoreOption = DEFAULT_STORE, as_json: AsJson = False) -> None:
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="methods, datasets, models, scenarios, metrics, suites, columns")
+        str, typer.Argument(help="methods, datasets, models, scenarios, metrics, suites, columns, trials")
     ],
     plugin: Plugins = None,
     as_json: AsJson = False,

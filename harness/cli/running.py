@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -13,12 +14,14 @@ from harness.cli.options import (
     AsJson,
     DataDir,
     Datasets,
+    DataUrl,
     Download,
     Limit,
     Methods,
     Models,
     PaperTables,
     Plugins,
+    Presets,
     Scenarios,
     Seeds,
     StoreOption,
@@ -30,12 +33,17 @@ from harness.cli.options import (
     select,
 )
 
+StorePatience = Annotated[
+    float, typer.Option(help="Seconds to wait for a store that is full or does not answer", min=0)
+]
+
 
 @app.command()
 def plan(
     suite: SuiteName,
     store: StoreOption = DEFAULT_STORE,
     plugin: Plugins = None,
+    presets: Presets = None,
     methods: Methods = None,
     models: Models = None,
     datasets: Datasets = None,
@@ -43,17 +51,28 @@ def plan(
     targets: Targets = None,
     seeds: Seeds = None,
     table: PaperTables = None,
+    simulate: Annotated[
+        str | None,
+        typer.Option(
+            help="On an imagined cluster: nodes=16,gpus=8[,per_gpu=1,spot_loss=0.05/h,price=5.67] | workers=2"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a sweep of SUITE would run: counts, skips with reasons, estimated cost."""
-    from harness import words
+    """What a sweep of SUITE would run: counts, skips with reasons, estimated cost; --simulate: how long."""
+    from harness import forecast, imagined, words
 
     only = select(methods, models, datasets, scenarios, targets, seeds, table)
-    made, _ = prepare(suite, existing(store), plugin, only)
+    cluster = None if simulate is None else imagined.parse(simulate)
+    made, _ = prepare(suite, existing(store), plugin, only, presets)
+    found = forecast.forecast(made, cluster) if cluster else None
     if as_json:
-        print(json.dumps(words.plan_facts(made, only.tables), indent=1))
-    else:
-        print(words.plan_text(made, store, only.tables))
+        facts = words.plan_facts(made, only.tables)
+        print(json.dumps(facts | {"simulation": found} if found else facts, indent=1))
+        return
+    print(words.plan_text(made, store, only.tables))
+    if cluster and found:
+        print(forecast.forecast_text(found, cluster))
 
 
 @app.command()
@@ -61,7 +80,9 @@ def sweep(
     suite: SuiteName,
     store: StoreOption = DEFAULT_STORE,
     data_dir: DataDir = None,
+    data: DataUrl = None,
     plugin: Plugins = None,
+    presets: Presets = None,
     on: Annotated[
         str, typer.Option(help="inline (no Ray) | local (Ray here) | auto | a Ray address")
     ] = "auto",
@@ -69,6 +90,13 @@ def sweep(
     per_gpu: Annotated[int, typer.Option(help="Runs that share one GPU")] = 1,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
     time_limit: Annotated[float | None, typer.Option(help="Seconds after which one run is stopped")] = None,
+    memory_limit: Annotated[
+        float | None, typer.Option(help="GB of memory above which a worker is started afresh")
+    ] = None,
+    silence: Annotated[
+        float, typer.Option(help="Seconds without a sign of life after which a worker is given up")
+    ] = 45.0,
+    store_patience: StorePatience = 600.0,
     eval_batch: Annotated[int, typer.Option(help="Images per forward pass when scoring")] = 512,
     keep_weights: Annotated[bool, typer.Option(help="Store the weights of every model")] = False,
     keep_outputs: Annotated[bool, typer.Option(help="Store outputs of runs above 50 MB too")] = False,
@@ -87,17 +115,21 @@ def sweep(
     """Run what is missing of SUITE. Type it again after any interruption: it goes on where it stopped."""
     from harness import launch, words
     from harness.lock import StoreLock
+    from harness.patience import Patience
     from harness.store import Store
 
     only = select(methods, models, datasets, scenarios, targets, seeds, table)
-    where = launch.Where(on, workers, per_gpu, device, time_limit)
+    where = launch.Where(on, workers, per_gpu, device, time_limit, memory_limit, silence)
     settings = launch.settings(store, data_dir, plugin, where, eval_batch, keep_weights, keep_outputs, limit)
+    settings = replace(settings, store_patience=store_patience)
     held = Store.create(store)
+    held.patience = Patience(store_patience)
     with StoreLock(held):
-        made, catalogue = prepare(suite, held, plugin, only)
+        made, catalogue = prepare(suite, held, plugin, only, presets)
         say(words.plan_line(made, store))
         if download:
             launch.download(made, catalogue, data_dir, say)
+        settings = launch.with_source(settings, data, made, catalogue)
         try:
             outcome = launch.sweep(
                 made, held, catalogue, settings, where, weights=weights or (), fetch=download

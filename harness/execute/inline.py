@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from harness.errors import OverTime
 from harness.execute import stop
 from harness.plan import Job
 from harness.schedule import Done
@@ -43,13 +44,13 @@ class Inline:
 
 @contextmanager
 def _alarm(seconds: float | None) -> Iterator[None]:
-    """Raise TimeoutError in this thread once `seconds` have passed."""
+    """Raise OverTime in this thread once `seconds` have passed."""
     if seconds is None:
         yield
         return
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"longer than the time limit of {seconds:g} s (--time-limit)")
+        raise OverTime(f"longer than the time limit of {seconds:g} s (--time-limit)")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)

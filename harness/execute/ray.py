@@ -1,233 +1,232 @@
-"""The executor on Ray: a pool of long-lived actors, one for each device slot.
+"""The door to Ray: actors for a pool of workers, and how to connect.
 
 Actors rather than tasks, because Ray starts a new process for each GPU task by default and a reused task
 worker keeps its first CUDA device, while an actor is bound to its device for life and keeps its data sets and
-originals loaded. An actor that dies is replaced and its job submitted again, twice at most; jobs that stood
-behind it in the actor's queue had no part in it and keep their attempts.
+originals loaded. Ray never restarts an actor or repeats a job by itself: `harness.execute.pool` decides that.
 """
 
 from __future__ import annotations
 
 import os
+import queue
+import secrets
 import shutil
+import sys
 import tempfile
+import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse
 from harness.execute import stop
+from harness.execute.limits import Limits
+from harness.execute.pool import Pool
+from harness.execute.room import places
+from harness.execute.slots import Answer, Beat, Died, failed
 from harness.plan import Job
-from harness.provenance import PACKAGES, code_digest
-from harness.rows import Row
-from harness.schedule import Done
-from harness.spec import RunSpec, TrainSpec
+from harness.provenance import code_digest, package_folders
 from harness.workspace import Settings
 
-MAX_ATTEMPTS = 3  # the first, and two more after a worker died
-AHEAD = 2  # jobs in an actor's queue: one running, one ready, so that no worker waits for the driver
-STARTING_SECONDS = 180.0
+TAKE_SECONDS = 30.0  # a row lies on the driver already; what does not arrive is out of reach
+CLOSE_SECONDS = 5.0
+GONE = ("node has died", "node is dead", "node was terminated", "node failure", "preempted", "unavailable")
+LOW_MEMORY = "low on memory"
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a CPU worker must not see GPUs
     "RAY_grpc_client_keepalive_time_ms": "5000",  # a silent node is noticed in seconds, not minutes
     "RAY_grpc_client_keepalive_timeout_ms": "5000",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # of the private cluster on this machine, which listens on loopback alone
     "RAY_TRAIN_V2_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # in a submitted job: our own packages and plugins, not its folder
 }
+PRIVATE = {  # of a cluster on this machine for one sweep alone
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: listen on loopback, as Ray does on these two
+}
+TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 class Worker:
-    """What runs in an actor: one workspace, one job at a time."""
+    """What runs in an actor: a workspace, one job at a time, and a pulse in a thread of its own."""
 
     def __init__(self, settings: Settings, digest: str | None) -> None:
         from harness import registry
+        from harness.node_data import pinned, weights_file
         from harness.workspace import Workspace
 
         found = code_digest()
         if digest is not None and found != digest:
             raise RuntimeError(f"this worker runs other code ({found}) than the driver ({digest})")
         self.space = Workspace(settings, registry.load(settings.plugins))
+        if self.space.store.local is None:
+            self.space.store.once_a_node = lambda url: weights_file(pinned(url))
 
-    def pid(self) -> int:
-        return os.getpid()
+    def execute(self, job: Job) -> Answer:
+        import torch
 
-    def execute(self, job: Job) -> Row:
         from harness.stages import execute
 
-        return execute(job, self.space)
+        torch.set_num_threads(self.space.settings.threads)  # holds for one thread, and this is a second one
+        return Answer(execute(job, self.space), resident_bytes())
+
+    def pulse(self) -> Beat:
+        import ray
+
+        context = ray.get_runtime_context()
+        device = ",".join(context.get_accelerator_ids().get("GPU", ()))
+        return Beat(context.get_node_id(), device, resident_bytes())
 
 
-@dataclass
-class Slot:
-    """One actor, what it was given in order, and what it has loaded."""
+class RayCluster:
+    """Actors on Ray, as `harness.execute.slots.Cluster` describes them."""
 
-    actor: Any
-    queue: deque[tuple[Any, Job]] = field(default_factory=deque)
-    holds: set[str] = field(default_factory=set)
-    since: float = 0.0  # when the job at the head of the queue got there
-    started: bool = False
-    alone: bool = False
+    def __init__(self, ray: Any, settings: Settings, folder: Path) -> None:
+        self._ray, self._settings, self._folder = ray, settings, folder
+        Worker.pulse = ray.method(concurrency_group="pulse")(Worker.pulse)  # type: ignore[method-assign]
+        self._class = ray.remote(concurrency_groups={"pulse": 1}, max_restarts=0)(Worker)
+        self._condemned: queue.Queue[Any] = queue.Queue()
+        self._undertaker = threading.Thread(target=self._bury_all, name="efface-undertaker", daemon=True)
+        self._undertaker.start()
 
+    def start(self, share: float, alone: bool) -> Any:
+        # an actor on a GPU takes no CPU: it would hold one for life, and the last ones would never start
+        needs = {"num_cpus": 0 if share else 1, "num_gpus": share}
+        settings = replace(self._settings, exclusive=self._settings.exclusive or (alone and share == 1.0))
+        return self._class.options(**needs).remote(settings, code_digest())
 
-class RayPool:
-    """Hands jobs to actors and takes their rows back."""
+    def pulse(self, actor: Any) -> Any:
+        return actor.pulse.remote()
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        workers: int | None,
-        address: str | None = None,
-        gpus_each: float = 0.0,
-        time_limit: float | None = None,
-    ) -> None:
-        self.settings, self.time_limit, self.gpus_each = settings, time_limit, gpus_each
-        self._folder = _plugin_folder(settings.plugins)
-        self._remote_settings = replace(settings, plugins=tuple(Path(p).name for p in settings.plugins))
-        self._queue: deque[Job] = deque()
-        self._ray = _connect(address, workers, self._folder)
-        stop.listen()
-        self.workers = workers or self._room()
-        self._slots = [self._start() for _ in range(self.workers)]
-        self._settled: list[Done] = []
+    def execute(self, actor: Any, job: Job) -> Any:
+        return actor.execute.remote(job)
 
-    @property
-    def slots(self) -> int:
-        return self.workers
-
-    def submit(self, job: Job) -> None:
-        self._queue.append(job)
-
-    def wait(self, seconds: float) -> list[Done]:
-        stop.check()
-        self._assign()
-        heads = {slot.queue[0][0]: slot for slot in self._slots if slot.queue}
-        if heads:
-            ready, _ = self._ray.wait(list(heads), num_returns=1, timeout=seconds)
-            if ready:  # whatever else is there already comes along
-                ready, _ = self._ray.wait(list(heads), num_returns=len(heads), timeout=0)
-            for ref in ready:
-                self._collect(heads[ref])
-        elif not self._settled:
+    def ready(self, refs: Sequence[Any], seconds: float) -> list[Any]:
+        every = list(refs)
+        if not every:
             time.sleep(min(seconds, 0.05))
-        self._enforce_limits()
-        settled, self._settled = self._settled, []
-        return settled
+            return []
+        found, _ = self._ray.wait(every, num_returns=1, timeout=seconds)
+        if found:  # whatever else is there already comes along
+            found, _ = self._ray.wait(every, num_returns=len(every), timeout=0)
+        return list(found)
+
+    def take(self, ref: Any) -> Any:
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(ref, timeout=TAKE_SECONDS)
+        except errors.RayActorError as error:
+            raise _death(error) from None
+        except errors.OutOfMemoryError as error:
+            raise Died("memory", _short(error)) from None
+        except errors.RayTaskError as error:
+            return Answer(failed("worker_error", str(error.cause or error)), 0)
+        except errors.RayError as error:
+            raise Died("node", _short(error)) from None
+
+    def kill(self, actor: Any) -> None:
+        self._condemned.put(actor)
+
+    def _bury_all(self) -> None:
+        """In a thread of its own, so that nobody waits for a machine that is gone."""
+        while (actor := self._condemned.get()) is not None:
+            try:
+                self._ray.kill(actor, no_restart=True)
+            except Exception as error:  # noqa: BLE001 - it is dead already, or out of reach
+                _ = error
+
+    def nodes(self) -> dict[str, dict[str, float]]:
+        return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+
+    def most(self) -> dict[str, float] | None:
+        """What an autoscaler may grow the cluster to, where Ray knows of one."""
+        try:
+            found = self._ray._private.state.state.get_max_resources_from_cluster_config()
+        except (AttributeError, RuntimeError):
+            return None
+        return dict(found) if found else None
 
     def close(self) -> None:
-        """Stop the actors, and the private cluster if there is one."""
-        for slot in self._slots:
-            self._ray.kill(slot.actor, no_restart=True)
+        self._condemned.put(None)
+        self._undertaker.join(CLOSE_SECONDS)
         self._ray.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    # -------------------- assigning
 
-    def _start(self) -> Slot:
-        # an actor on a GPU takes no CPU: it would hold one for life, and the last ones would never start
-        options = {"num_cpus": 0 if self.gpus_each else 1, "num_gpus": self.gpus_each, "max_restarts": 0}
-        actor = self._ray.remote(Worker).options(**options).remote(self._remote_settings, code_digest())
-        return Slot(actor)
-
-    def _room(self) -> int:
-        """As many workers as the cluster has device slots, or cores where it has no GPU."""
-        has = self._ray.cluster_resources()
-        if self.gpus_each and not has.get("GPU"):
-            self.gpus_each = 0.0
-        room = int(has.get("GPU", 0) / self.gpus_each) if self.gpus_each else int(has.get("CPU", 0))
-        if room < 1:
-            raise Misuse(f"the cluster has no free device slot (resources {has}); type --workers N")
-        return room
-
-    def _assign(self) -> None:
-        """Give each idle place the first queued job whose original it holds, else the first."""
-        for depth in range(AHEAD):
-            for slot in self._slots:
-                if self._queue and len(slot.queue) == depth and (depth == 0 or not slot.alone):
-                    self._give(slot, self._pick(slot))
-
-    def _pick(self, slot: Slot) -> Job:
-        """Look a little ahead for a job that needs what this actor holds; the order is kept otherwise."""
-        for number, job in enumerate(self._queue):
-            if number >= 4 * self.workers:
-                break
-            if _resource(job) in slot.holds:
-                del self._queue[number]
-                return job
-        return self._queue.popleft()
-
-    def _give(self, slot: Slot, job: Job) -> None:
-        if not slot.queue:
-            slot.since = time.monotonic()
-        slot.alone = job.careful
-        slot.holds.add(_resource(job))
-        slot.queue.append((slot.actor.execute.remote(job), job))
-
-    # -------------------- collecting
-
-    def _collect(self, slot: Slot) -> None:
-        ref, job = slot.queue[0]
-        try:
-            row = self._ray.get(ref)
-        except self._ray.exceptions.RayActorError as error:
-            self._replace(slot, _death(error))
-            return
-        except self._ray.exceptions.RayTaskError as error:
-            row = _failed("worker_error", str(error.cause or error))
-        slot.queue.popleft()
-        slot.since, slot.started = time.monotonic(), True
-        self._settled.append(Done(job, {**row, "attempts": job.attempt}))
-
-    def _replace(self, slot: Slot, why: str, kind: str = "worker_died", final: bool = False) -> None:
-        """The actor is gone: charge the job it was running, keep those behind it, start another actor."""
-        if not slot.started and "runs other code" in why:
-            raise Misuse(f"a worker refused to start: {why}; install the same efface on every node")
-        (_, guilty), *behind = list(slot.queue)
-        for _, job in reversed(behind):
-            self._queue.appendleft(job)
-        if final or guilty.attempt >= MAX_ATTEMPTS:
-            self._settled.append(Done(guilty, {**_failed(kind, why), "attempts": guilty.attempt}))
-        else:
-            self._queue.appendleft(replace(guilty, attempt=guilty.attempt + 1))
-        self._slots[self._slots.index(slot)] = self._start()
-
-    def _enforce_limits(self) -> None:
-        """Stop a run over its time limit with its actor; a new actor has time to start as well."""
-        if self.time_limit is None:
-            return
-        for slot in list(self._slots):
-            allowed = self.time_limit + (0.0 if slot.started else STARTING_SECONDS)
-            if slot.queue and time.monotonic() - slot.since > allowed:
-                self._ray.kill(slot.actor, no_restart=True)
-                text = f"longer than the time limit of {self.time_limit:g} s (--time-limit)"
-                self._replace(slot, text, kind="timeout", final=True)
+def RayPool(
+    settings: Settings,
+    *,
+    workers: int | None,
+    address: str | None = None,
+    gpus_each: float = 0.0,
+    limits: Limits | None = None,
+) -> Pool:
+    """A pool of workers on Ray: on a cluster, or on this machine where there is no address."""
+    folder = plugin_folder(settings.plugins)
+    there = replace(settings, plugins=tuple(Path(p).name for p in settings.plugins))
+    ray = connect(address, workers, folder)
+    stop.listen()
+    cluster = RayCluster(ray, there, folder)
+    share = _share(cluster, gpus_each)
+    if workers is None and not places(cluster.nodes(), share) and not _may_grow(cluster, share):
+        raise Misuse(
+            f"the cluster has no device slot ({_resources(cluster)}); type --workers N to wait for N"
+        )
+    return Pool(cluster, workers=workers, share=share, limits=limits or Limits())
 
 
-def _resource(job: Job) -> str:
-    """What a job needs loaded: its original, or its data set where it trains one."""
-    if isinstance(job.spec, RunSpec):
-        return job.spec.original.id
-    assert isinstance(job.spec, TrainSpec)
-    return job.spec.dataset
+def _share(cluster: RayCluster, gpus_each: float) -> float:
+    """The share of a GPU that each worker gets; 0 on a cluster that has none and will have none."""
+    has = [*cluster.nodes().values(), cluster.most() or {}]
+    cores = any(node.get("CPU", 0) >= 1 for node in has)
+    return 0.0 if cores and not any(node.get("GPU", 0) for node in has) else gpus_each
 
 
-def _failed(kind: str, message: str) -> Row:
-    return {"status": "failed", "error_type": kind, "error_message": " ".join(message.split())[:500]}
+def _may_grow(cluster: RayCluster, share: float) -> bool:
+    most = cluster.most()
+    return most is not None and most.get("GPU" if share else "CPU", 0) >= (share or 1)
 
 
-def _death(error: Exception) -> str:
-    """What is worth telling of a dead actor: its own error if it could not start, else that it was killed."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _resources(cluster: RayCluster) -> str:
+    return "; ".join(
+        f"{has.get('CPU', 0):g} cores, {has.get('GPU', 0):g} GPUs" for has in cluster.nodes().values()
+    )
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory; where the system does not say, the most it ever held."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _death(error: Exception) -> Died:
+    """Whose doing it was, and what is worth telling: a worker's own error if it could not start."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     own = [line for line in lines if line.startswith(("RuntimeError", "harness.errors", "ImportError"))]
-    return own[-1] if own else "the worker process died (killed, or out of memory on its machine)"
+    if "creation task" in text:
+        return Died("birth", own[-1] if own else lines[-1])
+    if LOW_MEMORY in text:
+        return Died("memory", "its machine ran low on memory, and Ray stopped the worker")
+    if any(words in text.lower() for words in GONE) or getattr(error, "preempted", False):
+        return Died("node", "its machine is gone")
+    return Died("process", "the worker process died (killed, or out of memory on its machine)")
 
 
-def _plugin_folder(plugins: Sequence[str]) -> Path:
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def plugin_folder(plugins: Sequence[str]) -> Path:
     """A folder with the plugin files and nothing else, to be the workers' working directory.
 
     Without one, Ray puts the driver's own directory on the workers' path, where a file named tasks.py would
@@ -239,12 +238,19 @@ def _plugin_folder(plugins: Sequence[str]) -> Path:
     return folder
 
 
-def _connect(address: str | None, workers: int | None, folder: Path) -> Any:
+def _set_environment(private: bool) -> None:
+    """What Ray reads when it is imported. A private cluster gets a token of its own, unless one is set."""
+    for name, value in (ENVIRONMENT | PRIVATE if private else ENVIRONMENT).items():
+        os.environ.setdefault(name, value)
+    wants_token = private and os.environ["RAY_AUTH_MODE"] == "token"
+    if wants_token and not any(os.environ.get(name) for name in TOKENS):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def connect(address: str | None, workers: int | None, folder: Path) -> Any:
     """Connect to a cluster, or start a quiet private one on this machine."""
+    _set_environment(private=address is None)
     try:
-        for name, value in ENVIRONMENT.items():
-            if address is None or name != "RAY_AUTH_MODE":
-                os.environ.setdefault(name, value)
         import ray
         import ray.exceptions
     except ImportError:
@@ -253,10 +259,9 @@ def _connect(address: str | None, workers: int | None, folder: Path) -> Any:
         ) from None
     import logging
 
-    root = Path(__file__).resolve().parent.parent.parent
     runtime_env = {
         "working_dir": str(folder),
-        "py_modules": [str(root / package) for package in PACKAGES],
+        "py_modules": package_folders(),
         "env_vars": {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
     }
     options: dict[str, Any] = {

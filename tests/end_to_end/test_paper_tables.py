@@ -21,9 +21,10 @@ from harness.plan import Plan, make_plan
 from harness.presets import SUITES
 from harness.registry import Catalogue
 from harness.render import render_comparisons
+from harness.selection import Selection
 from harness.spec import scenario_family
 from harness.store import Store
-from harness.suite import Selection, Suite, expand
+from harness.suite import Suite, expand
 from harness.suite_file import parse_suite
 from harness.sweep import Listener, check_data, sweep
 from harness.words import wanted_frame

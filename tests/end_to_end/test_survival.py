@@ -168,6 +168,20 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert attempts.max() <= 2
 
 
+def test_a_frozen_worker_is_replaced_and_its_run_done_elsewhere(
+    folder: Path, undisturbed: pd.DataFrame, started: list[Running]
+) -> None:
+    first = Running(folder, "frozen", "--on", "local", "--workers", "2", "--silence", "8")
+    started.append(first)
+    first.until(lambda: first.reported() >= 5)
+    frozen = first.workers()[0]
+    frozen.suspend()
+    assert first.end() == 0, first.said()
+    assert not frozen.is_running()
+    pd.testing.assert_frame_equal(rows(first.store), undisturbed)
+    assert pd.read_parquet(first.store / "rows")["attempts"].max() == 2
+
+
 @pytest.mark.parametrize("whole_group", [False, True], ids=["driver", "process group"])
 def test_a_killed_sweep_keeps_what_it_reported_and_goes_on_where_it_stopped(
     folder: Path, undisturbed: pd.DataFrame, started: list[Running], whole_group: bool

@@ -61,6 +61,7 @@ def swept(run: Run) -> Run:
         (["plan", "demo", "--targets", "4"], "has no target '4'"),
         (["plan", "demo", "--models", "vgg"], "has no model 'vgg'"),
         (["plan", "demo", "--seeds", "x"], "--seeds x: expected numbers such as 0,1,2 or 0-4"),
+        (["plan", "demo", "--simulate", "nodes=16"], "--simulate nodes=16: expected both nodes and gpus"),
         (["plan", "demo", "--seeds", "7"], "has no seed 7"),
         (["sweep", "small.toml", "--on", "mars"], "--on mars: expected inline, local, auto or an address"),
         (["sweep", "small.toml", "--workers", "0"], "--workers 0: expected a number > 0"),
@@ -128,6 +129,14 @@ def test_the_cost_of_a_plan_comes_from_measured_rows(swept: Run, tmp_path: Path)
     assert "of one worker, from the medians of 5 measured rows" in out
 
 
+def test_a_plan_is_simulated_on_what_was_measured(swept: Run, tmp_path: Path) -> None:
+    (tmp_path / "longer.toml").write_text(SUITE.replace("seeds = 1", "seeds = 3"))
+    words = ["plan", "longer.toml", "--store", "s", "--simulate", "workers=2"]
+    found = json.loads(swept(*words, "--json")[1])
+    assert found["simulation"]["jobs"] == found["simulation"]["measured_jobs"] > 0
+    assert "simulated on 2 workers" in swept(*words)[1]
+
+
 def test_planning_leaves_no_trace(run: Run, tmp_path: Path) -> None:
     run("plan", "small.toml", "--store", "new")
     assert not (tmp_path / "new").exists()
@@ -143,6 +152,9 @@ def test_sweep_tables_status_and_show_agree(swept: Run) -> None:
     shown = swept("show", jit["run_id"][:8], "--store", "s")[1]
     assert jit["run_id"] in shown and "to run it alone: efface sweep" in shown
     assert "sigma = 0.5  default of the method" in shown and "--seeds 0" in shown
+    assert f"({jit['run_id']})" in shown.partition("\nlog\n")[2]
+    baseline = frame[frame["method"] == "baseline"].iloc[0]
+    assert "log: none: this run had nothing to log" in swept("show", baseline["run_id"], "--store", "s")[1]
 
 
 def test_an_interrupted_name_finds_the_run_or_says_that_none_is_there(swept: Run) -> None:

@@ -13,8 +13,9 @@ from harness.budget import cost_facts, cost_line, table_facts, table_lines
 from harness.cost import FOLDER, PASSES, STEP, Cost, load_facts, method_images, sizes
 from harness.plan import Plan, make_plan
 from harness.registry import Catalogue
+from harness.selection import Selection
 from harness.spec import Task
-from harness.suite import Selection, Wanted, expand
+from harness.suite import Wanted, expand
 from harness.suite_file import load_suite
 from harness.words import plan_text
 

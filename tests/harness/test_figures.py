@@ -21,9 +21,10 @@ from harness.figures.runtime import medians
 from harness.figures.stored import Held
 from harness.plan import Plan, make_plan
 from harness.registry import Catalogue
+from harness.selection import Selection
 from harness.statistics import compare
 from harness.store import Store
-from harness.suite import Selection, expand
+from harness.suite import expand
 from harness.suite_file import load_suite, parse_suite
 from harness.sweep import Listener, sweep
 from harness.workspace import Settings, Workspace

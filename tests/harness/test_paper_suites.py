@@ -11,7 +11,8 @@ import pytest
 from harness.errors import Misuse
 from harness.published import load_paper
 from harness.registry import Catalogue
-from harness.suite import Selection, Suite, Wanted, expand
+from harness.selection import Selection
+from harness.suite import Suite, Wanted, expand
 from harness.suite_file import load_suite
 
 Make = Callable[..., Suite]

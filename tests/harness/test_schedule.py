@@ -121,6 +121,25 @@ def test_a_second_try_that_fits_is_an_ok_row() -> None:
     assert [row["status"] for _, row in rows] == ["ok"] * 4
 
 
+def test_while_paused_nothing_is_handed_out_and_what_is_outside_comes_back() -> None:
+    executor, done = Pretend(), []
+    ticks, handed_out = iter(range(1000)), []
+
+    def on_tick() -> None:
+        handed_out.append(len(executor.submitted))
+
+    pause = range(5, 20)
+    run(
+        family(),
+        executor,
+        lambda job, row: done.append(job.id),
+        on_tick,
+        paused=lambda: len(handed_out) in pause and next(ticks) >= 0,
+    )
+    assert handed_out[pause.start - 1] == handed_out[pause.stop - 1] < handed_out[pause.stop]
+    assert next(ticks) > 0 and len(done) == 63
+
+
 def test_an_exception_of_the_receiver_ends_the_loop() -> None:
     def stop(job: Job, row: Row) -> None:
         raise KeyboardInterrupt

@@ -140,6 +140,7 @@ def test_a_damaged_marker_is_refused(store: Store) -> None:
 
 
 def test_a_failing_disk_keeps_the_rows_that_were_safe(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.patience.seconds = 0.1
     writer = RowWriter(store)
     writer.add(row(1))
     writer.flush()

@@ -11,7 +11,8 @@ import pytest
 from harness.errors import Misuse
 from harness.presets import load_presets
 from harness.registry import Catalogue
-from harness.suite import Selection, Skip, Suite, Wanted, expand
+from harness.selection import Selection
+from harness.suite import Skip, Suite, Wanted, expand
 from harness.suite_file import load_suite, parse_suite, suite_names
 
 Make = Callable[..., Suite]

@@ -1,0 +1,1 @@
+"""`python -m tests.chaos`: a sweep on a cluster of real processes that are killed at random moments."""

@@ -1,0 +1,266 @@
+"""Data and weights from a URL: fetched once, only what is needed, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from harness import node_data, registry
+from harness.errors import Misuse
+from harness.node_data import Source, pinned, source_of, weights_file
+from harness.registry import Catalogue
+from harness.workspace import Settings, Workspace, read_data
+from tests.tasks.make_trees import cifar10_tree, imagenet_tree, pins_tree
+
+URL = "memory://bucket/data"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
+    """An object store in memory; `bucket(folder)` puts a folder there."""
+    fs = fsspec.filesystem("memory")
+
+    def put(folder: Path) -> None:
+        fs.put(f"{folder}/", URL, recursive=True)
+
+    yield put
+    fs.rm("/bucket", recursive=True)
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, bucket: Callable[[Path], None]) -> Path:
+    """CIFAR-10 in small, beside something that nobody needs."""
+    cifar10_tree(tmp_path / "data")
+    (tmp_path / "data" / "other").mkdir()
+    (tmp_path / "data" / "other" / "large.bin").write_bytes(b"x" * 1000)
+    bucket(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def copied(cache: Path) -> list[str]:
+    return sorted(p.name for p in cache.rglob("*") if p.is_file() and not p.name.startswith("."))
+
+
+def test_data_from_a_url_are_those_of_the_folder_and_nothing_else_is_fetched(
+    cifar: Path, own_cache: Path, catalogue: Catalogue
+) -> None:
+    source = source_of(URL, catalogue, ["cifar10", "digits"])
+    assert [part.path for part in source.parts] == ["cifar-10-batches-py"]
+    assert not own_cache.exists()  # only looked at
+    digest = read_data(catalogue, "cifar10", None, source=source).digest()
+    assert digest == read_data(catalogue, "cifar10", cifar).digest()
+    assert copied(own_cache) == sorted(p.name for p in (cifar / "cifar-10-batches-py").iterdir())
+    assert source.folder("digits") is None
+
+
+@pytest.mark.parametrize("root", ["imagenet", "."])
+def test_what_is_needed_of_a_deeper_tree_is_found_by_looking(
+    tmp_path: Path, bucket: Callable[[Path], None], catalogue: Catalogue, root: str
+) -> None:
+    imagenet_tree(tmp_path / "made", train_each=1, classes=2)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "made" / "imagenet").rename(tmp_path / "data" / "imagenet")
+    folder = tmp_path / "data" / ("imagenet" if root == "." else "")
+    bucket(folder)
+    source = source_of(URL, catalogue, ["imagenet"])
+    assert source.parts[0].path == ("" if root == "." else "imagenet")
+    here, there = (
+        read_data(catalogue, "imagenet", folder),
+        read_data(catalogue, "imagenet", None, None, source),
+    )
+    assert len(here.train) == len(there.train) and here.digest() == there.digest()
+
+
+def test_a_plain_folder_is_a_source_too(cifar: Path, own_cache: Path, catalogue: Catalogue) -> None:
+    source = source_of(str(cifar), catalogue, ["cifar10"])
+    found = source.folder("cifar10")
+    assert found is not None and own_cache in found.parents
+    assert (found / "cifar-10-batches-py" / "test_batch").read_bytes() == (
+        cifar / "cifar-10-batches-py" / "test_batch"
+    ).read_bytes()
+
+
+def test_a_second_worker_reads_nothing_from_the_source(
+    cifar: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(URL, catalogue, ["cifar10"])
+    first = source.folder("cifar10")
+    monkeypatch.setattr(node_data, "open_url", lambda *_: pytest.fail("asked the source again"))
+    assert source.folder("cifar10") == first
+
+
+def test_changed_data_are_fetched_anew_and_refused_where_the_driver_saw_others(
+    cifar: Path, bucket: Callable[[Path], None], catalogue: Catalogue
+) -> None:
+    before = source_of(URL, catalogue, ["cifar10"])
+    (cifar / "cifar-10-batches-py" / "readme.html").write_text("longer than it was")
+    bucket(cifar)
+    after = source_of(URL, catalogue, ["cifar10"])
+    assert after.folder("cifar10") is not None and before != after
+    with pytest.raises(Misuse, match="is not what it was when the sweep began"):
+        before.folder("cifar10")
+
+
+def test_half_a_copy_is_never_used(
+    cifar: Path, own_cache: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(URL, catalogue, ["cifar10"])
+    copy, seen = node_data._copy_file, []
+
+    def break_off(*args: object) -> None:
+        seen.append(args)
+        if len(seen) > 3:
+            raise OSError(28, "No space left on device")
+        copy(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(node_data, "_copy_file", break_off)
+    with pytest.raises(Misuse, match=r"No space left on device.*EFFACE_CACHE=FOLDER"):
+        source.folder("cifar10")
+    assert copied(own_cache) == []
+    monkeypatch.setattr(node_data, "_copy_file", copy)
+    read_data(catalogue, "cifar10", None, source=source)
+
+
+def test_a_file_that_arrives_short_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"123")
+    with pytest.raises(Misuse, match="3 bytes came, 4 are listed"):
+        node_data._copy_file(
+            fsspec.filesystem("file"), str(tmp_path / "a"), tmp_path / "b", {"size": 4}, None
+        )
+
+
+def test_published_sums_are_checked(
+    cifar: Path, bucket: Callable[[Path], None], own_cache: Path, catalogue: Catalogue
+) -> None:
+    batch = cifar / "cifar-10-batches-py" / "test_batch"
+    right = hashlib.sha256(batch.read_bytes()).hexdigest()
+    for digest, fits in (("0" * 64, False), (right, True)):
+        (cifar / "SHA256SUMS").write_text(f"{digest}  ./cifar-10-batches-py/test_batch\n")
+        bucket(cifar)
+        source = source_of(URL, catalogue, ["cifar10"])
+        if fits:
+            assert source.folder("cifar10")
+            continue
+        with pytest.raises(Misuse, match=r"test_batch has the SHA-256 .*SHA256SUMS beside it says 0000"):
+            source.folder("cifar10")
+        assert copied(own_cache) == []
+
+
+FETCH = """
+import sys, time
+from harness import node_data
+from harness.node_data import Part, Source
+copy = node_data._copy_file
+def slowly(*args):
+    print("copied", flush=True)
+    time.sleep(0.2)
+    copy(*args)
+node_data._copy_file = slowly
+source = Source(sys.argv[1], (Part("d", sys.argv[2], sys.argv[3]),))
+print(source.folder("d"))
+"""
+
+
+def test_of_several_processes_one_copies_and_the_others_wait(tmp_path: Path) -> None:
+    (tmp_path / "data" / "part").mkdir(parents=True)
+    for number in range(4):
+        (tmp_path / "data" / "part" / str(number)).write_text("x")
+    fs = fsspec.filesystem("file")
+    version = node_data._version(node_data._listed(fs, str(tmp_path / "data" / "part")))
+    command = [sys.executable, "-c", FETCH, str(tmp_path / "data"), "part", version]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) for _ in range(3)
+    ]
+    said = [process.communicate(timeout=60)[0].split() for process in running]
+    assert sum(words.count("copied") for words in said) == 4
+    assert len({words[-1] for words in said}) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://bucket/nothing", "no such folder"),
+        ("/nowhere/at/all", "no such folder"),
+        ("memory://bucket/data/cifar-10-batches-py", "looked for memory://bucket/data/cifar-10-batches-py/"),
+        ("moon://x", "--data moon://x: Protocol not known"),
+    ],
+)
+def test_a_source_without_the_data_is_named(
+    cifar: Path, catalogue: Catalogue, url: str, message: str
+) -> None:
+    with pytest.raises(Misuse) as refused:
+        source_of(url, catalogue, ["cifar10"])
+    assert message in str(refused.value) and "/efface-" not in str(refused.value)
+
+
+def test_one_named_folder_of_images_is_a_part(
+    tmp_path: Path, bucket: Callable[[Path], None], catalogue: Catalogue
+) -> None:
+    for name in ("pets", "cars"):
+        made = pins_tree(tmp_path / name, each=2, people=2)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (made if made.name.startswith("105") else tmp_path / name).rename(tmp_path / "data" / name)
+    bucket(tmp_path / "data")
+    source = source_of(URL, catalogue, ["imagefolder:pets"])
+    assert [part.path for part in source.parts] == ["pets"]
+    assert read_data(catalogue, "imagefolder:pets", None, source=source).classes
+
+
+def test_a_worker_with_other_data_than_the_driver_says_so(
+    cifar: Path, tmp_path: Path, catalogue: Catalogue
+) -> None:
+    told = Settings(str(tmp_path / "s"), data_dir=str(cifar), device="cpu", digests=(("cifar10", "0" * 16),))
+    with pytest.raises(Misuse, match="the driver's 0000000000000000"):
+        Workspace(told, catalogue).loaded("cifar10")
+    same = read_data(catalogue, "cifar10", cifar).digest()
+    assert Workspace(replace(told, digests=(("cifar10", same),)), catalogue).loaded("cifar10").digest == same
+
+
+def test_weights_are_fetched_once_and_named_by_their_version(own_cache: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/bucket/w/model.pth", b"first")
+    where = pinned("memory://bucket/w/model.pth")
+    assert weights_file(where).read_bytes() == b"first"
+    fs.pipe_file("/bucket/w/model.pth", b"another")
+    assert weights_file(where).read_bytes() == b"first"  # what the sweep began with
+    assert weights_file(pinned("memory://bucket/w/model.pth")).read_bytes() == b"another"
+    assert weights_file("/here/model.pth") == Path("/here/model.pth")
+    with pytest.raises(Misuse, match=r"--weights memory://bucket/w/none.pth: no such file"):
+        pinned("memory://bucket/w/none.pth")
+    fs.rm("/bucket", recursive=True)
+
+
+def test_a_pickle_that_runs_a_program_is_not_read_as_weights(tmp_path: Path) -> None:
+    from tasks.images import DataError
+    from tasks.pretrained import read_checkpoint
+
+    class Program:
+        def __reduce__(self) -> object:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"weight": Program()}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match="no state dict that can be read safely"):
+        read_checkpoint(tmp_path / "w.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_source_can_be_sent_to_a_worker(cifar: Path) -> None:
+    import pickle
+
+    source = source_of(URL, registry.load(), ["cifar10"])
+    assert isinstance(pickle.loads(pickle.dumps(source)), Source)

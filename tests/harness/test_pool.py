@@ -1,0 +1,381 @@
+"""The pool of workers on a cluster that only pretends, in virtual time: nothing is lost, whatever dies."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from harness.errors import Misuse
+from harness.execute.limits import Limits
+from harness.execute.losses import MAX_ATTEMPTS, MAX_LOSSES
+from harness.execute.pool import Pool
+from harness.execute.slots import Answer, Beat, Died
+from harness.plan import Job
+from harness.rows import Row
+from harness.schedule import run
+from harness.spec import RunSpec, Task, TrainSpec
+
+GIB = 1 << 30
+OK: Row = {"status": "ok"}
+
+
+@dataclass(eq=False)
+class Actor:
+    share: float
+    born: float  # when it can start
+    node: str | None = None
+    device: str = ""
+    frozen: bool = False
+    dead: str | None = None  # kind of death
+    free: float = 0.0  # when its last job ends
+    resident: int = 0
+
+
+@dataclass(eq=False)
+class Ref:
+    actor: Actor
+    at: float  # when it is there
+    job: Job | None = None
+
+
+@dataclass
+class Pretend:
+    """Machines with devices; a job takes `seconds`, a start takes 5, a tick of the clock is `ready`."""
+
+    nodes_: dict[str, dict[str, float]]
+    seconds: float = 10.0
+    grows_to: dict[str, float] | None = None
+    row: Row = field(default_factory=lambda: dict(OK))
+    resident: int = 0
+    birth: Died | None = None
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.actors: list[Actor] = []
+        self.taken: list[Ref] = []
+        self.given: list[tuple[str, Actor]] = []
+        self.events: list[tuple[float, Any]] = []  # when, and what happens
+
+    def clock(self) -> float:
+        return self.now
+
+    def start(self, share: float, alone: bool) -> Actor:
+        actor = Actor(share, self.now + 5)
+        self.actors.append(actor)
+        return actor
+
+    def alive(self) -> list[Actor]:
+        return [actor for actor in self.actors if actor.dead is None]
+
+    def _place(self, actor: Actor) -> None:
+        """On the first machine with room, as Ray would."""
+        for node, has in self.nodes_.items():
+            here = [other for other in self.alive() if other.node == node]
+            if not actor.share:
+                if len(here) < has.get("CPU", 0):
+                    actor.node = node
+                    return
+                continue
+            for device in range(int(has.get("GPU", 0))):
+                used = sum(other.share for other in here if other.device == str(device))
+                if used + actor.share <= 1 + 1e-6:
+                    actor.node, actor.device = node, str(device)
+                    return
+
+    def pulse(self, actor: Actor) -> Ref:
+        return Ref(actor, max(self.now, actor.born))
+
+    def execute(self, actor: Actor, job: Job) -> Ref:
+        actor.free = max(self.now, actor.free) + self.seconds
+        self.given.append((job.id, actor))
+        return Ref(actor, actor.free, job)
+
+    def ready(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
+        while self.events and self.events[0][0] <= self.now:
+            self.events.pop(0)[1]()
+        for actor in self.alive():
+            if actor.node is None and actor.born <= self.now:
+                self._place(actor)
+        found = [ref for ref in refs if self._there(ref)]
+        self.now += 0.0 if found else max(seconds, 0.1)
+        return found
+
+    def _there(self, ref: Ref) -> bool:
+        if ref.actor.dead:
+            return True
+        return ref.actor.node is not None and not ref.actor.frozen and ref.at <= self.now
+
+    def take(self, ref: Ref) -> Any:
+        if ref.actor.dead:
+            raise Died(ref.actor.dead, f"{ref.actor.dead} is gone")
+        if self.birth:
+            ref.actor.dead = "birth"
+            raise self.birth
+        self.taken.append(ref)
+        assert ref.actor.node is not None
+        if ref.job is None:
+            return Beat(ref.actor.node, ref.actor.device, ref.actor.resident)
+        return Answer(dict(self.row), self.resident)
+
+    def kill(self, actor: Actor) -> None:
+        actor.dead = actor.dead or "process"
+
+    def nodes(self) -> dict[str, dict[str, float]]:
+        return dict(self.nodes_)
+
+    def most(self) -> dict[str, float] | None:
+        return self.grows_to
+
+    def close(self) -> None: ...
+
+    # what happens to it
+
+    def lose(self, node: str, kind: str = "node") -> None:
+        del self.nodes_[node]
+        for actor in self.alive():
+            if actor.node == node:
+                actor.dead = kind
+
+    def silence(self, node: str) -> None:
+        for actor in self.alive():
+            actor.frozen = actor.frozen or actor.node == node
+
+
+TASK = Task("digits", "mlp", "full_class", "3", None, "corrected")
+ORIGINAL = TrainSpec("digits", "mlp", "digits_mini@0", 0, "fp32")
+
+
+def jobs(count: int, **over: Any) -> list[Job]:
+    return [Job(RunSpec(TASK, ORIGINAL, "jit", 1, (), n, "fp32"), "s", **over) for n in range(count)]
+
+
+def pool_of(cluster: Pretend, workers: int | None = None, share: float = 0.0, **limits: Any) -> Pool:
+    return Pool(cluster, workers=workers, share=share, limits=Limits(**limits), clock=cluster.clock)
+
+
+def finish(pool: Pool, wanted: list[Job]) -> dict[str, Row]:
+    rows: dict[str, Row] = {}
+
+    def on_row(job: Job, row: Row) -> None:
+        assert job.id not in rows
+        rows[job.id] = row
+
+    ticks = itertools.count()
+
+    def on_tick() -> None:
+        assert next(ticks) < 100_000, "it does not end"
+
+    run(wanted, pool, on_row, on_tick, seconds=0.5)
+    assert set(rows) == {job.id for job in wanted}
+    return rows
+
+
+def attempts(rows: dict[str, Row]) -> set[int]:
+    return {row["attempts"] for row in rows.values()}
+
+
+def test_every_job_ends_in_one_row_and_workers_are_as_many_as_there_is_room() -> None:
+    cluster = Pretend({"a": {"CPU": 2}, "b": {"CPU": 3}}, grows_to={"CPU": 5})
+    rows = finish(pool_of(cluster), jobs(40))
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert len(cluster.actors) == 5
+    assert cluster.now < 40 / 5 * 10 + 30
+
+
+def test_a_machine_that_joins_is_used_and_one_that_leaves_costs_no_attempt() -> None:
+    cluster = Pretend({"a": {"CPU": 1}})
+    cluster.events = [(30, lambda: cluster.nodes_.update(b={"CPU": 4})), (95, lambda: cluster.lose("b"))]
+    rows = finish(pool_of(cluster), jobs(40))
+    assert attempts(rows) == {1}
+    on_b = [actor for _, actor in cluster.given if actor.node == "b"]
+    assert len(on_b) >= 16
+    assert len(cluster.given) > 40  # what was lost was given again
+
+
+def test_a_pool_grows_from_nothing_as_waiting_workers_are_its_demand() -> None:
+    cluster = Pretend({"head": {"CPU": 0}}, grows_to={"CPU": 8})
+    seen: list[int] = []
+
+    def machine(name: str) -> None:
+        seen.append(len(cluster.alive()))
+        cluster.nodes_[name] = {"CPU": 4}
+
+    cluster.events = [(60, lambda: machine("a")), (120, lambda: machine("b"))]
+    rows = finish(pool_of(cluster), jobs(60))
+    assert seen == [4, 8]  # asked for before they were there
+    assert attempts(rows) == {1}
+    assert not [actor for actor in cluster.alive() if actor.node is None]  # and nothing is at the end
+
+
+def test_asked_for_workers_bound_the_demand() -> None:
+    cluster = Pretend({"head": {"CPU": 0}})
+    cluster.events = [(60, lambda: cluster.nodes_.update(a={"CPU": 16}))]
+    finish(pool_of(cluster, workers=3), jobs(30))
+    assert len({actor for _, actor in cluster.given}) == 3
+
+
+def test_a_worker_that_dies_of_its_job_costs_an_attempt_and_the_third_is_a_failed_row() -> None:
+    cluster = Pretend({"a": {"CPU": 1}})
+    original = cluster.execute
+
+    def execute(actor: Actor, job: Job) -> Ref:
+        if job.id == bad.id:
+            actor.dead = "process"
+        return original(actor, job)
+
+    cluster.execute = execute  # type: ignore[method-assign]
+    wanted = jobs(6)
+    bad = wanted[2]
+    rows = finish(pool_of(cluster, workers=1), wanted)
+    assert (rows[bad.id]["status"], rows[bad.id]["error_type"]) == ("failed", "worker_died")
+    assert rows[bad.id]["attempts"] == MAX_ATTEMPTS
+    assert {row["attempts"] for id_, row in rows.items() if id_ != bad.id} == {1}
+
+
+def test_a_process_that_dies_moments_before_its_machine_costs_no_attempt() -> None:
+    cluster = Pretend({"a": {"CPU": 2}, "b": {"CPU": 2}}, seconds=60)
+
+    def processes_first() -> None:
+        for actor in cluster.alive():
+            if actor.node == "b":
+                actor.dead = "process"
+
+    cluster.events = [(20, processes_first), (22, lambda: cluster.nodes_.pop("b"))]
+    rows = finish(pool_of(cluster), jobs(8))
+    assert attempts(rows) == {1}
+
+
+def test_a_process_that_dies_on_a_living_machine_does() -> None:
+    cluster = Pretend({"a": {"CPU": 1}, "b": {"CPU": 1}}, seconds=60)
+    cluster.events = [(20, lambda: setattr(cluster.actors[0], "dead", "process"))]
+    rows = finish(pool_of(cluster), jobs(4))
+    assert attempts(rows) == {1, 2}
+
+
+def test_a_job_that_takes_its_machine_with_it_every_time_ends() -> None:
+    cluster = Pretend({"a": {"CPU": 1}})
+    original = cluster.execute
+
+    def execute(actor: Actor, job: Job) -> Ref:
+        actor.dead = "node"
+        return original(actor, job)
+
+    cluster.execute = execute  # type: ignore[method-assign]
+    rows = finish(pool_of(cluster, workers=1), jobs(1))
+    assert [row["error_type"] for row in rows.values()] == ["worker_died"]
+    assert len(cluster.given) == MAX_LOSSES + MAX_ATTEMPTS
+
+
+def test_a_frozen_worker_is_given_up_and_its_late_row_is_never_read() -> None:
+    cluster = Pretend({"a": {"CPU": 2}})
+    frozen = cluster.actors
+    cluster.events = [
+        (12, lambda: setattr(frozen[0], "frozen", True)),
+        (100, lambda: setattr(frozen[0], "frozen", False)),
+    ]
+    rows = finish(pool_of(cluster, workers=2, silence=30), jobs(30))
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert cluster.now < 30 / 2 * 10 + 60  # the other one went on meanwhile
+    late = [ref for ref in cluster.taken if ref.actor is frozen[0] and ref.at > 12]
+    assert not late
+    assert sorted(attempts(rows)) == [1, 2]
+
+
+def test_a_silent_machine_costs_no_attempt_and_does_not_hold_up_the_others() -> None:
+    cluster = Pretend({"a": {"CPU": 3}, "b": {"CPU": 3}})
+    cluster.events = [(27, lambda: cluster.silence("b"))]  # and the cluster never says that it is dead
+    rows = finish(pool_of(cluster, silence=30), jobs(60))
+    assert attempts(rows) == {1}
+    assert cluster.now < 60 / 3 * 10 + 60
+
+
+def test_nobody_is_silent_because_this_process_slept() -> None:
+    cluster = Pretend({"a": {"CPU": 2}})
+
+    def sleep() -> None:
+        for actor in cluster.alive():
+            actor.free += 500
+        cluster.now += 500
+
+    cluster.events = [(22, sleep)]
+    rows = finish(pool_of(cluster, workers=2, silence=30, time=40), jobs(20))
+    assert attempts(rows) == {1}
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert len(cluster.actors) == 2
+
+
+def test_a_run_over_its_time_limit_is_a_failed_row() -> None:
+    cluster = Pretend({"a": {"CPU": 1}}, seconds=100)
+    rows = finish(pool_of(cluster, workers=1, time=20), jobs(1))
+    assert [row["error_type"] for row in rows.values()] == ["timeout"]
+    assert cluster.now < 70
+
+
+def test_a_run_far_over_its_expectation_is_tried_again_and_then_fails() -> None:
+    cluster = Pretend({"a": {"CPU": 1}}, seconds=1e9)
+    rows = finish(pool_of(cluster, workers=1), jobs(1, expected_seconds=2.0))
+    assert [(row["error_type"], row["attempts"]) for row in rows.values()] == [("timeout", MAX_ATTEMPTS)]
+
+
+def test_a_worker_above_its_memory_limit_starts_afresh_after_its_run() -> None:
+    cluster = Pretend({"a": {"CPU": 1}}, resident=3 * GIB)
+    rows = finish(pool_of(cluster, workers=1, memory=2 * GIB), jobs(5))
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert attempts(rows) == {1}
+    assert len(cluster.actors) >= 4
+
+
+def test_a_run_at_twice_the_memory_limit_is_tried_once_more_and_is_then_out_of_memory() -> None:
+    cluster = Pretend({"a": {"CPU": 1}}, seconds=50)
+    start = cluster.start
+
+    def large(share: float, alone: bool) -> Actor:
+        actor = start(share, alone)
+        actor.resident = 5 * GIB
+        return actor
+
+    cluster.start = large  # type: ignore[method-assign]
+    rows = finish(pool_of(cluster, workers=1, memory=2 * GIB), jobs(1))
+    assert [(row["error_type"], row["attempts"]) for row in rows.values()] == [("oom", 2)]
+
+
+def test_a_job_that_needs_a_whole_device_gets_one_and_the_others_share() -> None:
+    cluster = Pretend({"a": {"GPU": 2}}, grows_to={"GPU": 2})
+    wanted = jobs(20) + [
+        Job(TrainSpec("imagenet", "vit_b16", "vit_b16_imagenet@0", n, "bf16"), "s", careful=True)
+        for n in range(2)
+    ]
+    finish(pool_of(cluster, share=0.25), wanted)
+    careful = {job.id for job in wanted[20:]}
+    shares = {id_: actor.share for id_, actor in cluster.given}
+    assert {shares[id_] for id_ in careful} == {1.0}
+    assert {share for id_, share in shares.items() if id_ not in careful} == {0.25}
+
+
+def test_workers_that_cannot_start_end_the_sweep_with_their_own_words() -> None:
+    cluster = Pretend({"a": {"CPU": 2}}, birth=Died("birth", "ImportError: no module named torch"))
+    with pytest.raises(Misuse, match=r"no worker can start.*no module named torch"):
+        finish(pool_of(cluster, workers=2), jobs(3))
+
+
+def test_a_quick_job_waits_behind_another_and_a_long_one_never_does() -> None:
+    for seconds, most in ((1.0, 2), (60.0, 1)):
+        cluster = Pretend({"a": {"CPU": 1}}, seconds=seconds)
+        deepest = 0
+        original = cluster.execute
+
+        def execute(
+            actor: Actor, job: Job, cluster: Pretend = cluster, inner: Any = original, each: float = seconds
+        ) -> Ref:
+            nonlocal deepest
+            ref: Ref = inner(actor, job)
+            deepest = max(deepest, round((ref.at - cluster.now) / each + 0.49))
+            return ref
+
+        cluster.execute = execute  # type: ignore[method-assign]
+        finish(pool_of(cluster, workers=1), jobs(8))
+        assert deepest == most

@@ -240,7 +240,7 @@ def _scenario_sound(name: str, catalogue: Catalogue) -> None:
 def _metric_sound(name: str, catalogue: Catalogue) -> None:
     info = catalogue.metrics[name]
 
-    def made(retrained: Scored | None = None) -> Scored:
+    def made(retrained: Scored | None = None, original: Scored | None = None) -> Scored:
         def some(count: int, shift: int) -> Outputs:
             random = np.random.default_rng(count + shift)
             return Outputs(
@@ -248,9 +248,10 @@ def _metric_sound(name: str, catalogue: Catalogue) -> None:
                 random.integers(0, 4, count).astype(np.int64),
             )
 
-        return Scored("corrected", some(20, 1), some(90, 2), some(12, 3), some(40, 4), retrained)
+        return Scored("corrected", some(20, 1), some(90, 2), some(12, 3), some(40, 4), retrained, original)
 
-    values = [info.score(made(made()) if info.needs_retrain else made()) for _ in range(2)]
+    needed = (made() if info.needs_retrain else None, made() if info.needs_original else None)
+    values = [info.score(made(*needed)) for _ in range(2)]
     first = values[0] if isinstance(values[0], dict) else {name: values[0]}
     require(set(first) <= set(info.columns), f"gives {sorted(first)}, declares {sorted(info.columns)}")
     require(repr(values[0]) == repr(values[1]), "scoring the same outputs twice gave different numbers")

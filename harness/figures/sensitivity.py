@@ -71,7 +71,7 @@ def heat_maps(held: Held, column: str) -> Iterator[Drawn]:
     figure = "sensitivity" if column == "retain_acc" else f"sensitivity_{column}"
     found = axes_of(held.plan)
     if found is None:  # no grid: whatever searches have tried
-        yield from trials_over_two(held, column, TITLES[column], NUMBERS[column])
+        yield from trials_over_two(held, figure, column, TITLES[column], NUMBERS[column])
         return
     method, up, across = found
     wanted = [w for w in held.wanted if w.spec.method == method]

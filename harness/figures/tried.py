@@ -22,14 +22,14 @@ MOST_PANELS = 6
 DECADE = 10.0
 
 
-def trials_over_two(held: Held, column: str, title: str, number: int) -> Iterator[Drawn]:
+def trials_over_two(held: Held, figure: str, column: str, title: str, number: int) -> Iterator[Drawn]:
     """One figure with a panel for each search of the suite's methods that varied two numbers or more."""
     table = _of_suite(held)
     axes_of = {str(search): _axes(rows) for search, rows in table.groupby("search_id", sort=False)}
     panels = [(search, names) for search, names in axes_of.items() if len(names) == 2][:MOST_PANELS]
     if not panels:
         raise Misuse(
-            f"figure {number}: suite {held.plan.suite.name} has no grid over two numbers, and "
+            f"figure {figure}: suite {held.plan.suite.name} has no grid over two numbers, and "
             f"{held.store.url} no "
             f"search over two numbers for it; type: efface figures sensitivity, or efface tune {held.typed} "
             f"--method jit --store {held.store.url}"

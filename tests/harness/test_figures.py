@@ -255,8 +255,8 @@ def test_a_heat_map_hatches_what_diverged_and_averages_the_rest(gridded: Swept, 
     assert sum(hatch == HATCHES["diverged"] for hatch in hatches) == 3 and len(hatches) == 6
 
 
-def test_a_heat_map_needs_a_grid_over_two_numbers(compared: Swept, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no grid over two numbers; expected e.g. \[grid.jit\]"):
+def test_a_heat_map_needs_a_grid_or_a_search_over_two_numbers(compared: Swept, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no search over two numbers for it; type: efface"):
         make(["sensitivity"], compared.held(), tmp_path, ["png"])
 
 

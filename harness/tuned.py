@@ -18,6 +18,7 @@ from harness.suite import Wanted
 
 TUNING = Path(__file__).resolve().parent.parent / "methods" / "tuning.csv"
 ORIGINS = ("default", "published", "tuned")
+FIRST = (10, 50, 100, 250)  # trials
 KEYS = ("method", "model", "scenario", "origin")
 
 
@@ -49,6 +50,23 @@ def measure(frame: pd.DataFrame, wanted: Sequence[Wanted]) -> str:
     buffer = io.StringIO()
     table.to_csv(buffer, index=False, lineterminator="\n")
     return buffer.getvalue()
+
+
+def summarise(trials: pd.DataFrame) -> str:
+    """CSV: one line a search: what it cost, and the best value after the first trials and at its end."""
+    if trials.empty:
+        raise Misuse("no trials to summarise; run `efface tune` first")
+    lines = []
+    for keys, rows in trials.sort_values("number").groupby(["method", "model", "scenario", "search_id"]):
+        line = dict(zip(("method", "model", "scenario", "search_id"), keys, strict=True))
+        line |= {"objective": rows["objective"].iloc[0], "trials": len(rows)}
+        line |= {"lost": int((rows["status"] != "ok").sum())}  # diverged or failed
+        line |= {"device_seconds": round(float(rows["device_seconds"].sum()))}
+        line |= {
+            f"best_of_{n}": round(float(rows["value"].head(n).min()), 2) for n in FIRST if n <= len(rows)
+        }
+        lines.append(line | {"best": round(float(rows["value"].min()), 2)})
+    return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n"))
 
 
 def read(path: Path = TUNING) -> pd.DataFrame:

@@ -47,12 +47,18 @@ def ledger(
     effects: Annotated[str | None, typer.Option(help="Store of suite switches: measure effects")] = None,
     ablation: Annotated[str | None, typer.Option(help="Store of suites jit_ablation*: measure them")] = None,
     tuning: Annotated[str | None, typer.Option(help="Store of suite tuning: measure it")] = None,
+    searches: Annotated[str | None, typer.Option(help="Store of searches: summarise them")] = None,
 ) -> None:
     """The fidelity ledger of all shipped methods, or what a store says of their switches (CSV)."""
     from harness import ledger as book
     from harness import registry, results, tuned
     from harness.store import Store
 
+    if searches is not None:
+        from harness.search.trials import read_all
+
+        print(tuned.summarise(read_all(Store.open(searches)).to_pandas()), end="")
+        return
     store = effects or ablation or tuning
     if store is None:
         print(book.page(registry.load()), end="")

@@ -273,8 +273,19 @@ def connect(address: str | None, workers: int | None, folder: Path) -> Any:
         options |= {"num_cpus": workers, "include_dashboard": False, "address": "local"}
     else:
         options |= {"address": address}
-    try:
-        ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise Misuse(f"--on {address or 'local'}: cannot start or reach Ray: {str(error)[:300]}") from None
+    _init(ray, options, address)
     return ray
+
+
+def _init(ray: Any, options: dict[str, Any], address: str | None) -> None:
+    """Start or reach Ray; once more where a busy machine was too slow for Ray's own 30 s."""
+    for last in (False, True):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # noqa: BLE001  a slow start is a bare Exception of Ray's
+            if last or address is not None or "timed out during startup" not in str(error):
+                raise Misuse(
+                    f"--on {address or 'local'}: cannot start or reach Ray: {str(error)[:300]}"
+                ) from None
+            ray.shutdown()

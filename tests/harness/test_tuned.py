@@ -98,3 +98,18 @@ def test_ranks_are_compared_over_the_methods_that_have_both() -> None:
 def test_without_rows_it_says_what_to_run() -> None:
     with pytest.raises(Misuse, match="efface sweep tuning"):
         tuned.measure(pd.DataFrame({"run_id": [], "status": [], "gap": []}), [wanted("a", "tuned", 0)])
+
+
+def test_a_search_is_summarised_by_its_best_after_the_first_trials() -> None:
+    values = [5.0, 4.0, *[9.0] * 48, 1.0]
+    rows = [
+        {"method": "m", "model": "mlp", "scenario": "s", "search_id": "x", "objective": "gap", "number": n}
+        | {"value": value, "status": "ok" if n else "diverged", "device_seconds": 2.0}
+        for n, value in enumerate(values)
+    ]
+    (line,) = pd.read_csv(io.StringIO(tuned.summarise(pd.DataFrame(rows)))).to_dict("records")
+    assert (line["trials"], line["lost"], line["device_seconds"]) == (51, 1, 102)
+    assert (line["best_of_10"], line["best_of_50"], line["best"]) == (4.0, 4.0, 1.0)
+    assert "best_of_100" not in line
+    with pytest.raises(Misuse, match="efface tune"):
+        tuned.summarise(pd.DataFrame())

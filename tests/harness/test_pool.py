@@ -379,3 +379,28 @@ def test_a_quick_job_waits_behind_another_and_a_long_one_never_does() -> None:
         cluster.execute = execute  # type: ignore[method-assign]
         finish(pool_of(cluster, workers=1), jobs(8))
         assert deepest == most
+
+
+@pytest.mark.parametrize(("failures", "works"), [(1, True), (2, False)])
+def test_a_slow_start_of_ray_is_tried_once_more_and_then_told(failures: int, works: bool) -> None:
+    class Slow:
+        calls = 0
+
+        def init(self, **options: object) -> None:
+            self.calls += 1
+            if self.calls <= failures:
+                raise Exception("The current node timed out during startup.")
+
+        def shutdown(self) -> None: ...
+
+    from harness.execute.ray import _init
+
+    slow = Slow()
+    if works:
+        _init(slow, {}, None)
+    else:
+        with pytest.raises(Misuse, match="cannot start or reach Ray: The current node timed out"):
+            _init(slow, {}, None)
+    assert slow.calls == 2
+    with pytest.raises(Misuse):
+        _init(Slow(), {}, "10.0.0.1:6379")  # of a cluster that is not ours, at once

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -71,7 +72,8 @@ def _evaluator(errand: Errand) -> Evaluator:
             raise RuntimeError(
                 f"this worker runs other code ({code_digest()}) than the driver ({errand.code})"
             )
-        space = Workspace(errand.settings, registry.load(errand.settings.plugins))
+        told = replace(errand.settings, plugins=tuple(map(_here, errand.settings.plugins)))
+        space = Workspace(told, registry.load(told.plugins))
         _EVALUATORS[key] = Evaluator(errand.search, space, errand.truth, errand.known)
     return _EVALUATORS[key]
 

@@ -28,6 +28,7 @@ targets = {targets}
 """
 PLUGIN = '''
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +38,12 @@ from methods.api import method
 @method("counted", needs={"forget"}, scenarios={"full_class"})
 @dataclass(frozen=True)
 class Counted:
-    """Shakes the weights, and leaves a mark each time it is started."""
+    """Shakes the weights, leaves a mark each time it is started, and takes long enough to be killed."""
 
     def __call__(self, model, forget, retain, ctx):
         with open(os.environ["CHAOS_MARKS"], "ab", buffering=0) as marks:
             marks.write(b".")
+        time.sleep(2.0)
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(torch.randn(p.shape, generator=ctx.generator), alpha=0.02)

@@ -78,6 +78,12 @@ def _evaluator(errand: Errand) -> Evaluator:
     return _EVALUATORS[key]
 
 
+def _here(plugin: str) -> str:
+    """Where a plugin file lies in this worker: Tune moves a trial out of the working directory."""
+    places = (Path(folder) / plugin for folder in sys.path)
+    return str(next((path for path in places if path.is_file()), plugin))
+
+
 def run(search: Search, workers: Workers, truth: Truth | None, known: dict[str, Row], book: Book) -> None:
     """Try points on Ray until the budget is used up."""
     from harness.execute import ray as door
@@ -191,7 +197,8 @@ def _sink(search: Search, book: Book) -> Any:
 
 
 def _first_line(trial: Any) -> str:
-    lines = [
-        line.strip() for line in str(trial.get_error() or "the worker died").splitlines() if line.strip()
-    ]
-    return lines[-1][:500]
+    """What a trial ended with: the last line of the error that Tune wrote down."""
+    noted = Path(trial.error_file) if trial.error_file else None
+    text = noted.read_text(encoding="utf-8") if noted and noted.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:500] if lines else "the worker died"

@@ -171,7 +171,7 @@ def _check_declaration(cls: type, info: MethodInfo) -> None:
             raise ValueError(f"{where}.{f.name}: expected a default of type bool, int, float, str or None")
     for what, given in (("reference", info.reference), ("search", info.search)):
         if missing := set(given) - set(names):
-            raise ValueError(f"{where}: {what} names {sorted(missing)}, which are no fields of it")
+            raise ValueError(f"{where}: {what} sets {sorted(missing)}, which are no fields of it")
 
 
 def check_fields(hyper: Any, **bounds: str) -> None:

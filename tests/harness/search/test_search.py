@@ -216,9 +216,9 @@ def test_seconds_of_a_cpu_are_those_that_it_worked(
     import time
 
     def sleeps(model: Any, forget: Any, retain: Any, ctx: Any) -> Any:
-        time.sleep(0.3)
+        time.sleep(1.0)
         return model
 
     name = extra_method(sleeps, search={"lr": {"low": 0.1, "high": 1.0}})
     (row,) = searched(defined(method=name, seeds=(100,)), Budget(1)).writer.rows
-    assert row["wall_seconds"] - row["device_seconds"] > 0.25
+    assert row["wall_seconds"] - row["device_seconds"] > 0.6

@@ -57,7 +57,7 @@ def test_a_plugin_may_carry_its_own_space(catalogue: Catalogue) -> None:
 
 
 def test_a_declared_space_must_name_fields() -> None:
-    with pytest.raises(ValueError, match=r"search names \['rate'\]"):
+    with pytest.raises(ValueError, match=r"search sets \['rate'\]"):
 
         @method("other", needs={"forget"}, scenarios={"full_class"}, search={"rate": [1, 2]})
         @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from harness import registry
+from harness import cli, registry
 from harness.plan import Plan, make_plan
 from harness.registry import Catalogue
 from harness.selection import Selection
@@ -18,6 +19,7 @@ from harness.suite import Suite, expand
 from harness.suite_file import parse_suite
 
 torch.set_num_threads(1)
+Typed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +63,20 @@ def _nothing_stays_registered(catalogue: Catalogue) -> Iterator[None]:
             del table[name]  # type: ignore[attr-defined]
     for name in [name for name in sys.modules if name.startswith("efface_plugin_")]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def efface(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
+    """Type a command in the test's own folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def typed(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["efface", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return (code, *capsys.readouterr())
+
+    return typed

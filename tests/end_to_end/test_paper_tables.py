@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import cli, results
+from harness import results
 from harness.budget import table_facts
 from harness.compare import compare_with, summaries
 from harness.errors import Misuse
@@ -133,20 +132,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
+def typed(efface: Run, tmp_path: Path) -> Run:
     (tmp_path / "small.toml").write_text(SMALL)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["efface", *words, "--store", "s"])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return (code, *capsys.readouterr())
-
-    return run
+    return lambda *words: efface(*words, "--store", "s")
 
 
 def test_sweep_plan_and_tables_keep_to_the_table_that_is_asked_for(typed: Run) -> None:

@@ -14,6 +14,8 @@ import pandas as pd
 import psutil
 import pytest
 
+from tests.processes import environment
+
 pytestmark = pytest.mark.slow
 TRIALS = 24
 SUITE = """
@@ -62,10 +64,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "slow.py").write_text(PLUGIN)
     (folder / "tasks.py").write_text("raise SystemExit('the wrong tasks')")
     return folder
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PYTHONSAFEPATH": "1"}
 
 
 def trials(folder: Path, store: str) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from harness.rows import SCORE_COLUMNS
+from tests.processes import environment
 
 pytestmark = pytest.mark.slow
 EFFACE = [sys.executable, "-m", "harness.cli"]
@@ -66,11 +67,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sweep(folder: Path, store: str, *more: str) -> list[str]:
     return [*EFFACE, "sweep", "small.toml", "--plugin", "drowsy.py", "--store", store, *more]
-
-
-def environment() -> dict[str, str]:
-    # the package is found from any folder, whether it is installed or only checked out
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PYTHONSAFEPATH": "1"}
 
 
 class Running:

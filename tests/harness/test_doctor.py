@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness import cli, doctor
+from harness import doctor
 from harness.doctor import Line
 from tests.tasks.make_trees import cifar10_tree, cifar100_tree, imagenet_tree, pins_tree
 
@@ -26,24 +25,12 @@ Typed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
+def typed(efface: Typed, tmp_path: Path) -> Typed:
     """Type a command in a folder of suites, one for each data set: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
     for name in NAMES:
         (tmp_path / f"{name}.toml").write_text(HEAD + TASK.format(name, 1))
     (tmp_path / "all.toml").write_text(HEAD + "".join(TASK.format(name, 1) for name in NAMES))
-
-    def act(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["efface", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return act
+    return efface
 
 
 @pytest.fixture

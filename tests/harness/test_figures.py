@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import artifacts, cli
+from harness import artifacts
 from harness.execute.inline import Inline
 from harness.figures import canvas, chosen, make
 from harness.figures.runtime import medians
@@ -83,14 +82,8 @@ def gridded(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue) -> S
 
 
 @pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    def type_in(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["efface", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return int(end.value.code or 0), *capsys.readouterr()
-
-    return type_in
+def typed(efface: Callable[..., Any]) -> Callable[..., Any]:
+    return efface
 
 
 # -------------------- Figures 2 and 3

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from harness import cli
 
 SUITE = """
 seeds = 1
@@ -26,22 +23,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Type a command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def run(efface: Run, tmp_path: Path) -> Run:
+    """Type a command beside a small suite: (exit code, stdout, stderr)."""
     (tmp_path / "small.toml").write_text(SUITE)
-
-    def typed(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["efface", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return typed
+    return efface
 
 
 def test_a_search_ends_in_presets_pictures_and_a_table_of_the_best(run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from harness.errors import Misuse
 from harness.execute import stop
 from harness.execute.limits import Limits
 from harness.execute.pool import Pool
-from harness.execute.room import places
+from harness.execute.room import Nodes, places
 from harness.execute.slots import Answer, Beat, Died, failed
 from harness.plan import Job
 from harness.provenance import code_digest, package_folders
@@ -139,21 +139,30 @@ class RayCluster:
                 _ = error
 
     def nodes(self) -> dict[str, dict[str, float]]:
-        return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        return living(self._ray)
 
     def most(self) -> dict[str, float] | None:
-        """What an autoscaler may grow the cluster to, where Ray knows of one."""
-        try:
-            found = self._ray._private.state.state.get_max_resources_from_cluster_config()
-        except (AttributeError, RuntimeError):
-            return None
-        return dict(found) if found else None
+        return growth(self._ray)
 
     def close(self) -> None:
         self._condemned.put(None)
         self._undertaker.join(CLOSE_SECONDS)
         self._ray.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def living(ray: Any) -> dict[str, dict[str, float]]:
+    """Resources of every living machine, by its id."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def growth(ray: Any) -> dict[str, float] | None:
+    """What an autoscaler may grow the cluster to, where Ray knows of one."""
+    try:
+        found = ray._private.state.state.get_max_resources_from_cluster_config()
+    except (AttributeError, RuntimeError):
+        return None
+    return dict(found) if found else None
 
 
 def RayPool(
@@ -170,7 +179,7 @@ def RayPool(
     ray = connect(address, workers, folder)
     stop.listen()
     cluster = RayCluster(ray, there, folder)
-    share = _share(cluster, gpus_each)
+    share = share_of(cluster.nodes(), cluster.most(), gpus_each)
     if workers is None and not places(cluster.nodes(), share) and not _may_grow(cluster, share):
         raise Misuse(
             f"the cluster has no device slot ({_resources(cluster)}); type --workers N to wait for N"
@@ -178,9 +187,9 @@ def RayPool(
     return Pool(cluster, workers=workers, share=share, limits=limits or Limits())
 
 
-def _share(cluster: RayCluster, gpus_each: float) -> float:
+def share_of(nodes: Nodes, most: Mapping[str, float] | None, gpus_each: float) -> float:
     """The share of a GPU that each worker gets; 0 on a cluster that has none and will have none."""
-    has = [*cluster.nodes().values(), cluster.most() or {}]
+    has = [*nodes.values(), most or {}]
     cores = any(node.get("CPU", 0) >= 1 for node in has)
     return 0.0 if cores and not any(node.get("GPU", 0) for node in has) else gpus_each
 

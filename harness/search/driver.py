@@ -108,7 +108,7 @@ def _engine(search: Search, bench: Bench, truth: Truth | None, known: dict[str, 
 
     workers, gpus_each, exclusive = launch.slots(bench.where)
     told = replace(told, exclusive=exclusive)
-    tune.run(search, tune.Workers(told, workers or 1, bench.where.address, gpus_each), truth, known, book)
+    tune.run(search, tune.Workers(told, workers, bench.where.address, gpus_each), truth, known, book)
 
 
 def _truth(search: Search, plan: Plan, store: Store) -> Truth | None:

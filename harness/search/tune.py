@@ -11,13 +11,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse
+from harness.execute.room import Nodes, limit_of, places
 from harness.provenance import code_digest, driver_facts
 from harness.rows import Row
 from harness.search.book import Book
@@ -43,7 +44,7 @@ class Workers:
     """Where trials run."""
 
     settings: Settings
-    concurrent: int
+    concurrent: int | None  # None: as many as the cluster has room for
     address: str | None = None
     gpus_each: float = 0.0
 
@@ -78,6 +79,15 @@ def _evaluator(errand: Errand) -> Evaluator:
     return _EVALUATORS[key]
 
 
+def _on(workers: Workers, nodes: Nodes, most: Mapping[str, float] | None) -> Workers:
+    """Trials at once, and their share of a GPU, on the machines that are there or may come."""
+    from harness.execute.ray import share_of
+
+    share = share_of(nodes, most, workers.gpus_each)
+    room = limit_of(most, share) or places(nodes, share)
+    return replace(workers, gpus_each=share, concurrent=workers.concurrent or max(1, room))
+
+
 def _here(plugin: str) -> str:
     """Where a plugin file lies in this worker: Tune moves a trial out of the working directory."""
     places = (Path(folder) / plugin for folder in sys.path)
@@ -97,6 +107,7 @@ def run(search: Search, workers: Workers, truth: Truth | None, known: dict[str, 
     scratch = tempfile.mkdtemp(prefix="efface-tune-")
     try:
         stop.listen()
+        workers = _on(workers, door.living(ray), door.growth(ray))
         _fit(search, workers, Errand(search, there, truth, known, code_digest()), book, scratch)
     finally:
         ray.shutdown()

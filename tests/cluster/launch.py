@@ -47,14 +47,7 @@ def main() -> int:
         return int(options.must)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up then as well
     folder = Path(tempfile.mkdtemp(prefix="efface-cluster-", dir="/var/tmp"))
-    os.environ |= {
-        "HOSTS_DIR": str(folder / "hosts"),
-        "RAY_TMPDIR": str(folder),
-        "HOME": str(folder / "home"),
-    }
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
-    os.environ |= {"RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    (folder / "home").mkdir()
+    os.environ |= environment(folder)
     with hosts(folder), cluster(folder) as config, tunnel(config):
         check(folder)
     print("cluster test: 1 passed")

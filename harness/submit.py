@@ -24,6 +24,8 @@ from harness.urls import refuse_credentials
 
 CONNECT_SECONDS = 5.0
 STOP_SECONDS = 60  # for a sweep to write down what is done, before Ray kills its driver
+AGENT_SECONDS = 60.0
+NO_AGENT = "No available agent"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED_CODE = 130  # as after Ctrl-C
 
@@ -56,13 +58,25 @@ class Jobs:
         submission_id = wish.name if not before else f"{wish.name}-{_next(before, wish.name)}"
         about = {"suite": wish.suite_name, "store": wish.store, "verb": wish.verb, "by": _me()}
         with wish.folder() as folder, _told(self.address):
-            self._client.submit_job(
+            self._send(
                 entrypoint=wish.command(),
                 submission_id=submission_id,
                 runtime_env=_runtime_env(folder),
                 metadata=about,
             )
         return submission_id
+
+    def _send(self, **job: Any) -> None:
+        """A head that has just started takes jobs only once its agent has registered."""
+        last = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                self._client.submit_job(**job)
+                return
+            except RuntimeError as error:
+                if NO_AGENT not in str(error) or time.monotonic() > last:
+                    raise
+            time.sleep(1.0)
 
     def _running(self, job: dict[str, Any]) -> str:
         return (

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import job
+from harness import job, submit
 from harness.errors import Misuse
 from harness.job import Wish
 from harness.store import Store
@@ -129,6 +129,30 @@ def test_files_of_ones_own_travel_and_are_named_as_they_lie_there(
     monkeypatch.setattr(job, "MOST_BYTES", 5)
     with pytest.raises(Misuse, match="15 bytes, the cluster takes 5"), wish.folder():
         pass
+
+
+@pytest.mark.parametrize(("refusals", "patience", "sent"), [(2, 60.0, True), (2, -1.0, False)])
+def test_a_head_that_is_still_starting_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, patience: float, sent: bool
+) -> None:
+    class Client:
+        calls = 0
+
+        def submit_job(self, **wanted: object) -> None:
+            self.calls += 1
+            if self.calls <= refusals:
+                raise RuntimeError("status code 500: No available agent to submit job, please try again")
+
+    jobs = submit.Jobs.__new__(submit.Jobs)
+    jobs._client = client = Client()
+    monkeypatch.setattr(submit, "AGENT_SECONDS", patience)
+    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    if sent:
+        jobs._send(entrypoint="x")
+    else:
+        with pytest.raises(RuntimeError, match="No available agent"):
+            jobs._send(entrypoint="x")
+    assert client.calls == (3 if sent else 1)
 
 
 def test_a_plugin_that_would_hide_a_package_is_refused(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ demo: venv ## the main job on real images: sweep on Ray, then tables
 	$(BIN)/efface tables demo --store $(STORE) $(DEMO_FLAGS)
 
 test: venv ## all tests, those with real processes too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto -m 'not slow'
+	$(BIN)/python -m pytest -m slow
 
 quick: venv ## the tests that start no Ray
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto -m 'not slow'
 
 lint: venv ## style, types, and who may import whom
 	$(BIN)/ruff check .

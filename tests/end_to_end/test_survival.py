@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -108,6 +109,13 @@ class Running:
         return self.process.wait(seconds)
 
 
+def ended(process: psutil.Process) -> bool:
+    """Dead, whether or not its parent has taken note of it yet."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 @pytest.fixture
 def started() -> Iterator[list[Running]]:
     """Whatever a test starts is gone afterwards."""
@@ -173,7 +181,7 @@ def test_a_frozen_worker_is_replaced_and_its_run_done_elsewhere(
     frozen = first.workers()[0]
     frozen.suspend()
     assert first.end() == 0, first.said()
-    assert not frozen.is_running()
+    assert ended(frozen)
     pd.testing.assert_frame_equal(rows(first.store), undisturbed)
     assert pd.read_parquet(first.store / "rows")["attempts"].max() == 2
 

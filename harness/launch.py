@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,22 @@ def settings(
     )
 
 
+def check(
+    plan: Plan,
+    store: Store,
+    catalogue: Catalogue,
+    told: Settings,
+    weights: Sequence[str] = (),
+    fetch: bool = False,
+) -> Settings:
+    """Check the data and the published weights of a plan; the settings with what each worker must find."""
+    digests = check_data(
+        plan, store, lambda name: read_data(catalogue, name, told.data_dir, told.limit, told.source)
+    )
+    files = settle(plan, store, catalogue, weights, fetch)
+    return replace(told, digests=tuple(digests.items()), weights=files)
+
+
 def sweep(
     plan: Plan,
     store: Store,
@@ -101,36 +117,19 @@ def sweep(
     told: Settings,
     where: Where,
     listener: Listener | None = None,
-    weights: Sequence[str] = (),
-    fetch: bool = False,
 ) -> Outcome:
-    """Check the data and the published weights, then run the plan where it was asked for."""
-    digests = check_data(
-        plan, store, lambda name: read_data(catalogue, name, told.data_dir, told.limit, told.source)
-    )
-    told = replace(told, digests=tuple(digests.items()))
-    told = replace(told, weights=settle(plan, store, catalogue, weights, fetch))
+    """Run a plan where it was asked for, with checked settings."""
     make = _inline(told, catalogue, store, where) if where.inline else _ray(told, where)
     return run_sweep(plan, store, catalogue, make, listener or _display())
 
 
-def with_source(told: Settings, url: str | None, plan: Plan, catalogue: Catalogue) -> Settings:
+def with_source(told: Settings, url: str | None, datasets: Iterable[str], catalogue: Catalogue) -> Settings:
     """What every worker is told of `--data URL`, where it was given."""
     if url is None:
         return told
     if told.data_dir is not None:
         raise Misuse(f"--data {url} and --data-dir {told.data_dir}: expected one of them")
-    source = source_of(url, catalogue, {wanted.spec.task.dataset for wanted in plan.wanted})
-    return replace(told, source=source)
-
-
-def download(
-    plan: Plan, catalogue: Catalogue, data_dir: str | None, say: Callable[[str], None] = lambda _: None
-) -> None:
-    """Fetch the data sets of a plan that are not there, to the machine that this runs on."""
-    from harness.fetch import fetch_data
-
-    fetch_data(catalogue, {wanted.spec.task.dataset for wanted in plan.wanted}, data_dir, say)
+    return replace(told, source=source_of(url, catalogue, datasets))
 
 
 def _display() -> Listener:

@@ -76,6 +76,11 @@ class Plan:
     measured: int = 0  # rows that the cost estimate rests on
     cost: Cost = field(default_factory=lambda: Cost([]))
 
+    @property
+    def datasets(self) -> set[str]:
+        """The data sets of everything that is wanted, done or not."""
+        return {wanted.spec.task.dataset for wanted in self.wanted}
+
     def counts(self) -> dict[str, Counter[str]]:
         """For each kind: how many are to be run, how many of them can start at once."""
         missing = {job.id for job in self.jobs}

@@ -239,8 +239,7 @@ def check_data(plan: Plan, store: Store, read: Callable[[str], Any]) -> dict[str
     """
     known = store.digests()
     found: dict[str, str] = {}
-    datasets = sorted({wanted.spec.task.dataset for wanted in plan.wanted})
-    for dataset in datasets:
+    for dataset in sorted(plan.datasets):
         data = read(dataset)
         digest = found[dataset] = data.digest()
         if dataset in known and known[dataset] != digest:

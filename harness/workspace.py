@@ -58,6 +58,10 @@ class Settings:
     digests: tuple[tuple[str, str], ...] = ()  # of each data set, as the driver has it
     store_patience: float = 600.0  # seconds to wait for a store that is away
 
+    def folder(self, dataset: str) -> Path | None:
+        """What a data set is given as its data folder on this node, fetched there if need be."""
+        return data_folder(dataset, self.source.folder(dataset) if self.source else self.data_dir)
+
 
 class Cache(Generic[T]):
     """The most recently used values, as many as fit in `limit` units of `size`."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from harness.submit import Jobs
 
 Address = Annotated[str, typer.Option("--address", help="The cluster's dashboard")]
-TUNE_TAKES = {"data-dir", "weights", "limit", "per-gpu", "device"}
+TUNE_TAKES = {"data", "data-dir", "download", "weights", "limit", "per-gpu", "device"}
 HERE = "http://127.0.0.1:8265"
 
 

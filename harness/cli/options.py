@@ -41,6 +41,9 @@ Weights = Annotated[
 Presets = Annotated[
     list[str] | None, typer.Option("--presets", help="File or folder of presets, over the shipped ones")
 ]
+StorePatience = Annotated[
+    float, typer.Option(help="Seconds to wait for a store that is full or does not answer", min=0)
+]
 DEFAULT_STORE = "efface-store"
 
 

@@ -25,6 +25,7 @@ from harness.cli.options import (
     Scenarios,
     Seeds,
     StoreOption,
+    StorePatience,
     SuiteName,
     Targets,
     Weights,
@@ -32,10 +33,6 @@ from harness.cli.options import (
     prepare,
     select,
 )
-
-StorePatience = Annotated[
-    float, typer.Option(help="Seconds to wait for a store that is full or does not answer", min=0)
-]
 
 
 @app.command()
@@ -114,6 +111,7 @@ def sweep(
 ) -> None:
     """Run what is missing of SUITE. Type it again after any interruption: it goes on where it stopped."""
     from harness import launch, words
+    from harness.fetch import fetch_data
     from harness.lock import StoreLock
     from harness.patience import Patience
     from harness.store import Store
@@ -128,12 +126,11 @@ def sweep(
         made, catalogue = prepare(suite, held, plugin, only, presets)
         say(words.plan_line(made, store))
         if download:
-            launch.download(made, catalogue, data_dir, say)
-        settings = launch.with_source(settings, data, made, catalogue)
+            fetch_data(catalogue, made.datasets, data_dir, say)
+        settings = launch.with_source(settings, data, made.datasets, catalogue)
+        settings = launch.check(made, held, catalogue, settings, weights or (), download)
         try:
-            outcome = launch.sweep(
-                made, held, catalogue, settings, where, weights=weights or (), fetch=download
-            )
+            outcome = launch.sweep(made, held, catalogue, settings, where)
         except KeyboardInterrupt:
             say("stopped. What is done is kept; type the same command to go on.")
             raise SystemExit(130) from None

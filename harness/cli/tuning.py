@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,12 @@ from harness.cli.options import (
     DEFAULT_STORE,
     AsJson,
     DataDir,
+    DataUrl,
+    Download,
     Limit,
     Plugins,
     StoreOption,
+    StorePatience,
     SuiteName,
     Weights,
     names_of,
@@ -51,8 +55,11 @@ def tune(
     on: Annotated[str, typer.Option(help="inline | local | auto | a Ray address")] = "auto",
     device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
     store: StoreOption = DEFAULT_STORE,
+    store_patience: StorePatience = 600.0,
     data_dir: DataDir = None,
+    data: DataUrl = None,
     plugin: Plugins = None,
+    download: Download = False,
     weights: Weights = None,
     limit: Limit = None,
     plots: Annotated[str | None, typer.Option(help="Folder for history, slice, contour, importances")] = None,
@@ -61,9 +68,11 @@ def tune(
 ) -> None:
     """Search hyper-parameters on one class of SUITE; the best become a preset for all others. Goes on where it stopped."""  # noqa: E501
     from harness import launch, registry
+    from harness.fetch import fetch_data
+    from harness.patience import Patience
     from harness.search import driver
     from harness.search.book import DEFAULT_TRIALS, Budget
-    from harness.search.definition import Wish
+    from harness.search.definition import Wish, asked_of
     from harness.store import Store
     from harness.suite_file import load_suite
 
@@ -72,6 +81,7 @@ def tune(
     budget = Budget(trials, budget_seconds)
     where = launch.Where(on, concurrent, per_gpu, device)
     told = launch.settings(store, data_dir, plugin, where, 512, False, False, limit)
+    told = replace(told, store_patience=store_patience)
     catalogue = registry.load(plugin or ())
     loaded = load_suite(suite, catalogue)
     wishes = [
@@ -80,14 +90,19 @@ def tune(
         for of_model in names_of(model) or _known(loaded, "models")
         for of_scenario in names_of(scenario) or _known(loaded, "scenario")
     ]
-    searches, problems = driver.define_all(loaded, catalogue, wishes, told.data_dir)
+    datasets = {name for wish in wishes for name in asked_of(loaded, wish)}
+    if download and not dry_run:
+        fetch_data(catalogue, datasets, data_dir, say)
+    told = launch.with_source(told, data, datasets, catalogue)
+    searches, problems = driver.define_all(loaded, catalogue, wishes, told)
     for problem in problems:
         say(f"left out: {problem}")
     if dry_run:
         _intend(searches, loaded, catalogue, store, budget, as_json)
         return
     held = Store.create(store)
-    bench = driver.Bench(loaded, catalogue, held, told, where, budget, weights=weights or ())
+    held.patience = Patience(store_patience)
+    bench = driver.Bench(loaded, catalogue, held, told, where, budget, weights=weights or (), fetch=download)
     _run(searches, bench, suite, Path(plots) if plots else None, as_json)
 
 

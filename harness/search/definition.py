@@ -141,6 +141,15 @@ def define(suite: Suite, catalogue: Any, wish: Wish, groups: Any) -> Search:
     return search
 
 
+def asked_of(suite: Suite, wish: Wish) -> set[str]:
+    """The data sets that a wish may be about."""
+    return {
+        row.dataset
+        for row in suite.tasks
+        if row.scenario == wish.scenario and wish.model in row.models and wish.dataset in (None, row.dataset)
+    }
+
+
 def _row(suite: Suite, wish: Wish) -> TaskRow:
     """The task row of the suite that a search is for."""
     rows = [row for row in suite.tasks if row.scenario == wish.scenario]

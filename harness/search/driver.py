@@ -19,7 +19,7 @@ from harness.search.trials import TrialWriter, read_search, scores_by_run
 from harness.store import Store
 from harness.suite import Suite, Wanted
 from harness.sweep import Listener
-from harness.workspace import Settings, Workspace, data_folder, read_data
+from harness.workspace import Settings, Workspace, read_data
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Bench:
     budget: Budget
     listener: Listener | None = None  # of the sweep that makes the references
     weights: Sequence[str] = ()
+    fetch: bool = False  # published weights that are missing
 
 
-def groups_of(catalogue: Catalogue, data_dir: str | None) -> Callable[[str], Sequence[str]]:
+def groups_of(catalogue: Catalogue, told: Settings) -> Callable[[str], Sequence[str]]:
     """What can be forgotten of a data set; from the data where only they know."""
 
     def groups(dataset: str) -> Sequence[str]:
@@ -44,22 +45,22 @@ def groups_of(catalogue: Catalogue, data_dir: str | None) -> Callable[[str], Seq
         if info.groups is not None:
             return tuple(info.groups)
         if info.read_groups is not None:
-            found: Sequence[str] = info.read_groups(data_folder(dataset, data_dir))
+            found: Sequence[str] = info.read_groups(told.folder(dataset))
             return found
-        return tuple(read_data(catalogue, dataset, data_dir).groups)
+        return tuple(read_data(catalogue, dataset, told.data_dir, source=told.source).groups)
 
     return groups
 
 
 def define_all(
-    suite: Suite, catalogue: Catalogue, wishes: Sequence[Wish], data_dir: str | None
+    suite: Suite, catalogue: Catalogue, wishes: Sequence[Wish], told: Settings
 ) -> tuple[list[Search], list[str]]:
     """The searches that are defined, and why others are not; where only one was asked for, Misuse."""
     found: list[Search] = []
     problems: list[str] = []
     for wish in wishes:
         try:
-            found.append(define(suite, catalogue, wish, groups_of(catalogue, data_dir)))
+            found.append(define(suite, catalogue, wish, groups_of(catalogue, told)))
         except Misuse as error:
             if len(wishes) == 1:
                 raise
@@ -79,9 +80,8 @@ def references(search: Search, suite: Suite, store: Store | None, catalogue: Cat
 def run(search: Search, bench: Bench, tell: Callable[[Row], None], begin: Callable[[Book], None]) -> Book:
     """Go on with a search. The caller has locked the store; what is in a file is safe whatever happens."""
     plan = references(search, bench.suite, bench.store, bench.catalogue)
-    made = launch.sweep(
-        plan, bench.store, bench.catalogue, bench.told, bench.where, bench.listener, bench.weights
-    )
+    told = launch.check(plan, bench.store, bench.catalogue, bench.told, bench.weights, bench.fetch)
+    made = launch.sweep(plan, bench.store, bench.catalogue, told, bench.where, bench.listener)
     if made.failures:
         job, row = made.failures[0]
         raise Misuse(f"{job.spec.label} failed, and {search.label} is judged by it: {row['error_message']}")
@@ -89,8 +89,9 @@ def run(search: Search, bench: Bench, tell: Callable[[Row], None], begin: Callab
     book = Book(bench.budget, TrialWriter(bench.store, search.id, past), tell)
     begin(book)
     if book.room:
+        truth, known = _truth(search, plan, bench.store), _known(search, bench.store, past)
         try:
-            _engine(search, bench, _truth(search, plan, bench.store), _known(search, bench.store, past), book)
+            _engine(search, replace(bench, told=told), truth, known, book)
         finally:
             book.writer.flush()
     return book

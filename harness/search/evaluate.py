@@ -29,6 +29,7 @@ class Trial:
 
     number: int
     drawn: Mapping[str, Value]
+    generation: int | None = None  # of a sampler that breeds
 
 
 @dataclass
@@ -136,6 +137,7 @@ def describe(search: Search, trial: Trial) -> Row:
     return {
         "search_id": search.id,
         "number": trial.number,
+        "generation": trial.generation,
         "suite": search.suite,
         "profile": task.profile,
         "dataset": task.dataset,

@@ -6,7 +6,7 @@ from harness.execute import stop
 from harness.provenance import driver_facts
 from harness.search.book import Book
 from harness.search.definition import Search
-from harness.search.evaluate import Evaluator, Trial
+from harness.search.evaluate import Evaluator
 from harness.search.study import distributions, open_study, sampler_of, values_of
 
 
@@ -21,6 +21,6 @@ def run(search: Search, evaluate: Evaluator, book: Book) -> None:
         stop.check()
         book.start()
         asked = study.ask(space)
-        row = {**evaluate(Trial(sampler.number(asked.number), asked.params)), **facts}
+        row = {**evaluate(sampler.trial(asked.number, asked.params)), **facts}
         study.tell(asked, values_of(search, row))
         book.finish(row)

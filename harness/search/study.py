@@ -2,7 +2,7 @@
 
 Each trial is drawn from a seed of its own, made of the sampler's seed and the trial's number. What is drawn
 therefore depends on the trials before it and not on where the process stood: after a kill, one worker goes on
-with the very points that it would have tried.
+with the very points that it would have tried. NSGA-II counts by generations: these are kept with the trials.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseGASampler, BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.rows import Row
 from harness.search.definition import Search
+from harness.search.evaluate import Trial
 from harness.search.spaces import Choice, Dimension
 from harness.spec import derive_seed
 
@@ -47,10 +48,11 @@ class Numbered(BaseSampler):
         self._make, self._seed = MAKERS[kind], seed
         self._taken = set(taken)
         self._of: dict[int, tuple[int, BaseSampler]] = {}
+        self._generations: dict[int, int] = {}
 
-    def number(self, trial: int) -> int:
-        """Our number of a trial of the study."""
-        return self._of[trial][0]
+    def trial(self, asked: int, drawn: Mapping[str, Any]) -> Trial:
+        """The trial that is number `asked` of the study, under our number."""
+        return Trial(self._of[asked][0], drawn, self._generations.get(asked))
 
     def _inner(self, trial: FrozenTrial) -> BaseSampler:
         return self._of[trial.number][1]
@@ -66,7 +68,10 @@ class Numbered(BaseSampler):
         return dict(self._inner(trial).infer_relative_search_space(study, trial))
 
     def sample_relative(self, study: Any, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        return dict(self._inner(trial).sample_relative(study, trial, search_space))
+        inner = self._inner(trial)
+        if isinstance(inner, BaseGASampler):
+            self._generations[trial.number] = inner.get_trial_generation(study, trial)
+        return dict(inner.sample_relative(study, trial, search_space))
 
     def sample_independent(self, study: Any, trial: FrozenTrial, param_name: str, distribution: Any) -> Any:
         return self._inner(trial).sample_independent(study, trial, param_name, distribution)
@@ -74,6 +79,7 @@ class Numbered(BaseSampler):
     def after_trial(
         self, study: Any, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
+        self._generations.pop(trial.number, None)
         self._of.pop(trial.number)[1].after_trial(study, trial, state, values)
 
 
@@ -99,18 +105,29 @@ def open_study(search: Search, past: Sequence[Row], sampler: BaseSampler | None 
     study = optuna.create_study(
         directions=["minimize"] * len(search.objective.names), sampler=sampler or sampler_of(search, past)
     )
-    study.add_trials([frozen(search, row) for row in past])
+    remember(study, search, past)
     return study
+
+
+def remember(study: optuna.Study, search: Search, past: Sequence[Row]) -> None:
+    """Tell a study of the past trials, and a genetic sampler of the parents that it had chosen by then."""
+    study.add_trials([frozen(search, row) for row in past])
+    breeder = MAKERS[search.sampler]()
+    if isinstance(breeder, BaseGASampler):
+        for generation in range(1 + max((row["generation"] or 0 for row in past), default=0)):
+            breeder.get_parent_population(study, generation)
 
 
 def frozen(search: Search, row: Row) -> FrozenTrial:
     """A past trial, as Optuna keeps it: one without scores counts with its penalty."""
+    bred = {NSGAIISampler._get_generation_key(): row["generation"]}
     return create_trial(
         state=TrialState.COMPLETE,
         values=values_of(search, row),
         params=json.loads(row["drawn"]),
         distributions=distributions(search),
         user_attrs={"number": int(row["number"]), "status": row["status"]},
+        system_attrs=bred if row["generation"] is not None else None,
     )
 
 

@@ -25,6 +25,7 @@ FLUSH_SECONDS = 1.0
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("search_id", pa.string(), "16 hex digits that name the search by its content"),
     ("number", pa.int64(), "of the trial in its search, from 0, in the order in which they were drawn"),
+    ("generation", pa.int64(), "of the trial, where the sampler breeds them (nsga2), from 0"),
     ("status", pa.string(), "ok | diverged | failed"),
     ("suite", pa.string(), "suite that the search is for"),
     ("profile", pa.string(), "corrected | reference"),

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from harness.search.book import Book
 from harness.search.definition import Search
 from harness.search.evaluate import Evaluator, Trial, describe, lost
 from harness.search.objectives import Truth
-from harness.search.study import distributions, frozen, sampler_of
+from harness.search.study import distributions, remember, sampler_of
 from harness.workspace import Settings
 
 QUIET = {
@@ -142,7 +142,7 @@ def _trainable(errand: Errand) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
         from ray import tune
 
-        row = _evaluator(errand)(Trial(config["number"], config["drawn"]))
+        row = _evaluator(errand)(Trial(**config))
         row["started_at"] = row["started_at"].isoformat()
         tune.report({**json.loads(row["values"]), "row": json.dumps(row)})
 
@@ -164,7 +164,7 @@ def _asker(search: Search, book: Book) -> Any:
                 return Searcher.FINISHED
             drawn = super().suggest(trial_id)
             book.start()
-            return {"number": sampler.number(self._ot_trials[trial_id].number), "drawn": drawn}
+            return asdict(sampler.trial(self._ot_trials[trial_id].number, drawn))
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             if error or not result:  # Optuna would leave it without a value: it gets the penalty
@@ -175,7 +175,7 @@ def _asker(search: Search, book: Book) -> Any:
             """Nothing: the trials in the store are what a search goes on from."""
 
     asker: Any = Asker(space=distributions(search), metric=names, mode=["min"] * len(names), sampler=sampler)
-    asker._ot_study.add_trials([frozen(search, row) for row in past])
+    remember(asker._ot_study, search, past)
     return asker
 
 
@@ -200,8 +200,7 @@ def _sink(search: Search, book: Book) -> Any:
             why = _first_line(trial)
             if "runs other code" in why:
                 raise Misuse(f"a worker refused to start: {why}; install the same efface on every node")
-            point = Trial(trial.config["number"], trial.config["drawn"])
-            row = {**describe(search, point), **lost(search, "failed", "worker_error", why)}
+            row = {**describe(search, Trial(**trial.config)), **lost(search, "failed", "worker_error", why)}
             book.finish({**row, **facts, "device_seconds": 0.0, "run_scores": "{}"})
 
     return Sink()

@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.tasks.make_trees import cifar10_tree
+
 SUITE = """
 seeds = 1
 models = ["mlp"]
@@ -104,3 +106,20 @@ def test_presets_that_are_not_there_say_what_was_expected(run: Run) -> None:
 def test_the_columns_of_trials_are_documented(run: Run) -> None:
     out = run("list", "trials")[1]
     assert "device_seconds" in out and "search_id" in out
+
+
+def test_a_search_fetches_its_data_from_where_a_sweep_would(
+    efface: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small.toml").write_text(
+        SUITE.replace("digits", "cifar10").replace("mlp", "vgg_mini").replace('"3"', '"cat"')
+    )
+    cifar10_tree(tmp_path / "there")
+    tried = efface(*TUNE, "1", "--data", "there", "--target", "frog", "--store-patience", "3")
+    assert tried[0] == 0, tried
+    assert [path.parent.name for path in (tmp_path / "cache").rglob("test_batch")] == ["cifar-10-batches-py"]
+    trial = pd.read_parquet("s/trials").iloc[0]
+    assert (trial["dataset"], trial["target"]) == ("cifar10", "frog") and trial["data_digest"]
+    twice = efface(*TUNE, "1", "--data", "there", "--data-dir", "there")
+    assert twice[0] == 2 and "expected one of them" in twice[2]

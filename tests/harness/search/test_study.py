@@ -24,12 +24,13 @@ def ask(search: Search, past: list[dict[str, Any]], count: int) -> list[dict[str
     for _ in range(count):
         trial = study.ask(distributions(search))
         values = dict.fromkeys(search.objective.names, bowl(trial.params))
+        point = sampler.trial(trial.number, trial.params)
         study.tell(trial, list(values.values()))
-        number = len(rows)
         rows.append(
             {
-                "number": number,
-                "drawn": json.dumps(trial.params),
+                "number": point.number,
+                "generation": point.generation,
+                "drawn": json.dumps(point.drawn),
                 "values": json.dumps(values),
                 "status": "ok",
             }
@@ -53,6 +54,16 @@ def test_a_search_that_was_cut_goes_on_with_the_points_that_it_would_have_tried(
     assert ask(search, whole[:at], 25 - at) == whole
 
 
+@pytest.mark.parametrize("at", [20, 50, 51, 75, 100, 130])
+def test_a_breeding_search_that_was_cut_goes_on_in_its_generation(
+    defined: Callable[..., Search], at: int
+) -> None:
+    search = defined(objective="pareto", sampler="nsga2")
+    whole = ask(search, [], 140)
+    assert {row["generation"] for row in whole} == {0, 1, 2}
+    assert ask(search, whole[:at], 140 - at) == whole
+
+
 def test_after_a_cut_a_number_that_was_lost_is_drawn_again_and_none_twice(
     defined: Callable[..., Search],
 ) -> None:
@@ -63,7 +74,7 @@ def test_after_a_cut_a_number_that_was_lost_is_drawn_again_and_none_twice(
     sampler = sampler_of(search, past)
     study = open_study(search, past, sampler)
     asked = [study.ask(distributions(search)) for _ in range(3)]
-    assert [sampler.number(trial.number) for trial in asked] == [1, 3, 4]
+    assert [sampler.trial(trial.number, trial.params).number for trial in asked] == [1, 3, 4]
     drawn = [json.dumps(trial.params) for trial in asked]
     assert drawn[0] == whole[1]["drawn"] and len({*drawn, whole[0]["drawn"], whole[2]["drawn"]}) == 5
 

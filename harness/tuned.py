@@ -59,7 +59,8 @@ def summarise(trials: pd.DataFrame) -> str:
     lines = []
     for keys, rows in trials.sort_values("number").groupby(["method", "model", "scenario", "search_id"]):
         line = dict(zip(("method", "model", "scenario", "search_id"), keys, strict=True))
-        line |= {"objective": rows["objective"].iloc[0], "trials": len(rows)}
+        line |= {"objective": rows["objective"].iloc[0], "device": _devices(rows)}
+        line |= {"trials": len(rows)}
         line |= {"lost": int((rows["status"] != "ok").sum())}  # diverged or failed
         line |= {"device_seconds": round(float(rows["device_seconds"].sum()))}
         line |= {
@@ -67,6 +68,11 @@ def summarise(trials: pd.DataFrame) -> str:
         }
         lines.append(line | {"best": round(float(rows["value"].min()), 2)})
     return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n"))
+
+
+def _devices(rows: pd.DataFrame) -> str:
+    """What the trials ran on: models trained on other processors differ, and with them what is best."""
+    return ", ".join(sorted(rows["device"].dropna().unique()))
 
 
 def read(path: Path = TUNING) -> pd.DataFrame:

@@ -162,7 +162,7 @@ def _asker(search: Search, book: Book) -> Any:
         def suggest(self, trial_id: str) -> Any:
             if not book.room:
                 return Searcher.FINISHED
-            drawn = super().suggest(trial_id)
+            drawn: Any = super().suggest(trial_id)
             book.start()
             return asdict(sampler.trial(self._ot_trials[trial_id].number, drawn))
 

@@ -104,11 +104,12 @@ def test_a_search_is_summarised_by_its_best_after_the_first_trials() -> None:
     values = [5.0, 4.0, *[9.0] * 48, 1.0]
     rows = [
         {"method": "m", "model": "mlp", "scenario": "s", "search_id": "x", "objective": "gap", "number": n}
-        | {"value": value, "status": "ok" if n else "diverged", "device_seconds": 2.0}
+        | {"value": value, "status": "ok" if n else "diverged", "device_seconds": 2.0, "device": "cpu (x)"}
         for n, value in enumerate(values)
     ]
     (line,) = pd.read_csv(io.StringIO(tuned.summarise(pd.DataFrame(rows)))).to_dict("records")
-    assert (line["trials"], line["lost"], line["device_seconds"]) == (51, 1, 102)
+    assert (line["device"], line["trials"], line["lost"]) == ("cpu (x)", 51, 1)
+    assert line["device_seconds"] == 102
     assert (line["best_of_10"], line["best_of_50"], line["best"]) == (4.0, 4.0, 1.0)
     assert "best_of_100" not in line
     with pytest.raises(Misuse, match="efface tune"):

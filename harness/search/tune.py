@@ -11,6 +11,8 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse
+from harness.execute.limits import LONG_SECONDS, MANY_TIMES
 from harness.execute.room import Nodes, limit_of, places
 from harness.provenance import code_digest, driver_facts
 from harness.rows import Row
@@ -37,6 +40,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 LOST_TWICE = 2  # how often a trial is tried again after its worker died
+ENDLESS_SECONDS = 300.0  # no trial is given up before that, and none before MANY_TIMES the longest so far
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,37 @@ def _asker(search: Search, book: Book) -> Any:
     return asker
 
 
+class Deadline:
+    """Ends the actor of a trial that has no end: Tune tries it again on another one, twice at most."""
+
+    def __init__(self, kill: Callable[[Any], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._kill, self._clock = kill, clock
+        self._began: dict[str, float] = {}  # by trial
+        self.longest = 0.0  # seconds of a finished one
+
+    def start(self, trial: Any) -> None:
+        self._began[trial.trial_id] = self._clock()
+
+    def end(self, trial: Any, seconds: float = 0.0) -> None:
+        self._began.pop(trial.trial_id, None)
+        self.longest = max(self.longest, seconds)
+
+    def look(self, trials: Any) -> None:
+        """Nothing is known of how long a trial takes until the first has ended."""
+        limit = max(ENDLESS_SECONDS, MANY_TIMES * self.longest) if self.longest else LONG_SECONDS
+        late = {name for name, began in self._began.items() if self._clock() - began > limit}
+        for trial in [trial for trial in trials if trial.trial_id in late] if late else ():
+            self.end(trial)
+            self._kill(trial.temporary_state.ray_actor)
+
+
+def _end_actor(actor: Any) -> None:
+    """In a thread of its own: nobody waits for a machine that is gone."""
+    import ray
+
+    threading.Thread(target=lambda: ray.kill(actor, no_restart=True), daemon=True).start()
+
+
 def _sink(search: Search, book: Book) -> Any:
     """Writes each finished trial, and looks whether somebody wants to stop."""
     from ray import tune
@@ -186,17 +221,24 @@ def _sink(search: Search, book: Book) -> Any:
     from harness.execute import stop
 
     facts = driver_facts()
+    deadline = Deadline(_end_actor)
 
     class Sink(tune.Callback):
         def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
             stop.check()
+            deadline.look(trials)
+
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            deadline.start(trial)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             row = json.loads(trial.last_result["row"])
+            deadline.end(trial, row["wall_seconds"])
             row["started_at"] = datetime.fromisoformat(row["started_at"])
             book.finish({**row, **facts})
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            deadline.end(trial)
             why = _first_line(trial)
             if "runs other code" in why:
                 raise Misuse(f"a worker refused to start: {why}; install the same efface on every node")

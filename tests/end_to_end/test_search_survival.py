@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -51,8 +51,13 @@ class Slow:
                 p.add_(torch.randn(p.shape, generator=ctx.generator), alpha=self.size)
         return model
 '''
+EFFACE = [sys.executable, "-m", "harness.cli"]
+IMPATIENT = [
+    *(sys.executable, "-c"),
+    "from harness.search import tune; tune.ENDLESS_SECONDS = 15; from harness.cli import entry; entry()",
+]
 COMMAND = [
-    *(sys.executable, "-m", "harness.cli", "tune", "small.toml", "--plugin", "slow.py", "--method", "slow"),
+    *("tune", "small.toml", "--plugin", "slow.py", "--method", "slow"),
     *("--trials", str(TRIALS), "--seeds", "100"),
 ]
 
@@ -85,9 +90,9 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
             one.wait(30)
 
 
-def start(folder: Path, store: str, on: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, store: str, on: str, program: Sequence[str] = EFFACE) -> subprocess.Popen[bytes]:
     with (folder / f"{store}.log").open("wb") as log:
-        words = [*COMMAND, "--store", store, "--on", on]
+        words = [*program, *COMMAND, "--store", store, "--on", on]
         return subprocess.Popen(
             words, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=environment()
         )
@@ -102,7 +107,7 @@ def until(process: subprocess.Popen[bytes], folder: Path, store: str, count: int
 
 
 def finish(folder: Path, store: str, on: str) -> str:
-    words = [*COMMAND, "--store", store, "--on", on]
+    words = [*EFFACE, *COMMAND, "--store", store, "--on", on]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -127,24 +132,32 @@ def test_a_killed_search_goes_on_with_the_points_that_it_would_have_tried(
     assert again.loc[: len(kept) - 1, "started_at"].equals(kept["started_at"])  # nothing was tried twice
 
 
-def test_on_ray_neither_a_dead_worker_nor_a_dead_driver_loses_a_finished_trial(
+def workers_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    family = psutil.Process(driver.pid).children(recursive=True)
+    found = [p for p in family if "ImplicitFunc" in " ".join(p.cmdline())]
+    assert found, [p.cmdline() for p in family]
+    return found
+
+
+def test_on_ray_no_finished_trial_is_lost_with_a_dead_worker_a_dead_driver_or_a_frozen_worker(
     folder: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
     first = start(folder, "ray", "local")
     started.append(first)
     until(first, folder, "ray", 4)
-    family = psutil.Process(first.pid).children(recursive=True)
-    workers = [p for p in family if "ImplicitFunc" in " ".join(p.cmdline())]
-    assert workers, [p.cmdline() for p in family]
-    workers[0].kill()
+    workers_of(first)[0].kill()
     until(first, folder, "ray", 10)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait(30)
     kept = trials(folder, "ray")
     assert (kept["status"] == "ok").all()  # the killed worker's trial was tried again
-    finish(folder, "ray", "local")
+    second = start(folder, "ray", "local", IMPATIENT)
+    started.append(second)
+    until(second, folder, "ray", len(kept) + 3)
+    workers_of(second)[0].suspend()
+    assert second.wait(120) == 0, (folder / "ray.log").read_text()
     after = trials(folder, "ray")
-    assert sorted(after["number"]) == list(range(TRIALS))
+    assert sorted(after["number"]) == list(range(TRIALS)) and (after["status"] == "ok").all()
     assert set(kept["started_at"]) <= set(after["started_at"])
     assert after["drawn"].nunique() == TRIALS
 

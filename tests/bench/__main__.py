@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from tests.bench import jit_step, methods, overhead, planning, scoring
+from tests.bench import forecast, jit_step, methods, overhead, planning, scoring
 from tests.bench.timing import machine, others
 
 
@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "planning": lambda typed: planning.main(typed.planned, typed.repeats),
     "overhead": lambda typed: overhead.main(typed.runs, typed.repeats),
+    "forecast": lambda typed: forecast.main(typed.repeats),
     "methods": lambda typed: methods.main(max(5, typed.repeats)),
     "jit_step": lambda typed: jit_step.main(typed.models, typed.repeats),
     "scoring": lambda typed: scoring.main(typed.models, typed.images, typed.repeats),

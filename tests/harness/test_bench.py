@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.registry import Catalogue
-from tests.bench import jit_step, methods, overhead, planning, scoring, timing, yardstick
+from tests.bench import forecast, jit_step, methods, overhead, planning, scoring, timing, yardstick
 from tests.bench.ground import Ground, ground
 
 
@@ -119,3 +119,11 @@ def test_every_method_that_is_defined_there_is_measured(catalogue: Catalogue) ->
 def test_ratios_are_taken_pair_by_pair() -> None:
     assert timing.ratios([10.0, 30.0], [1.0, 2.0]) == [10.0, 15.0]
     assert timing.spread([3.0, 1.0, 2.0]) == "2 (1-3)"
+
+
+def test_a_forecast_is_compared_with_a_sweep_of_the_very_same_work() -> None:
+    task = {"dataset": "digits", "scenario": "full_class", "targets": ["3"], "models": ["mlp"]}
+    suite = {"seeds": 4, "methods": ["retrain", "finetune"], "task": [task]}
+    pair = forecast.compare(1, suite, "inline")
+    assert pair.jobs == 2 * 2 + 2  # of seeds 2 and 3: retrain and finetune, and two models to retrain
+    assert 0.2 < pair.ratio < 5.0

@@ -20,7 +20,7 @@ demo: venv ## the main job on real images: sweep on Ray, then tables
 
 test: venv ## all tests, those with real processes too
 	$(BIN)/python -m pytest -n auto -m 'not slow'
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 quick: venv ## the tests that start no Ray
 	$(BIN)/python -m pytest -n auto -m 'not slow'

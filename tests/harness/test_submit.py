@@ -23,6 +23,7 @@ from harness.job import Wish
 from harness.store import Store
 from harness.urls import open_url
 
+pytestmark = pytest.mark.xdist_group("head")  # its start is shared
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = """
 seeds = SEEDS

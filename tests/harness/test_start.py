@@ -391,8 +391,9 @@ def test_a_sweep_hands_the_checked_file_to_its_workers(ground: Ground, use: Use,
     told = launch.settings(ground.store.url, None, None, where, 512, False, False, None)
     plan = ground.planned(ground.store, methods=["baseline"], seeds=1)
     with pytest.raises(Misuse, match="--download"):
-        launch.sweep(plan, ground.store, ground.catalogue, told, where)
-    outcome = launch.sweep(plan, ground.store, ground.catalogue, told, where, weights=[str(file)])
+        launch.check(plan, ground.store, ground.catalogue, told)
+    told = launch.check(plan, ground.store, ground.catalogue, told, [str(file)])
+    outcome = launch.sweep(plan, ground.store, ground.catalogue, told, where)
     assert outcome.exit_code == 0
     assert ground.rows("train")["weights_digest"].iloc[0] == read_checkpoint(file).digest
 

@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from harness.spec import Task, scenario_family
 from tasks.api import DataError, Outputs, Scored
 
 ARGUMENTS = ("model", "forget", "retain", "ctx")
+Pair = tuple[nn.Module, nn.Module]
+_RUNS: WeakKeyDictionary[type, dict[tuple[str, int, int], Pair]] = WeakKeyDictionary()  # by method
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,15 @@ def _equal(a: nn.Module, b: nn.Module) -> bool:
 # -------------------- methods
 
 
+def _run(name: str, catalogue: Catalogue, scenario: str | None = None, seed: int = 4, turn: int = 0) -> Pair:
+    """The model before and after: what several claims are about is run once, and once more each `turn`."""
+    scenario = scenario or _first_scenario(catalogue, name)
+    known = _RUNS.setdefault(catalogue.methods[name], {})
+    if (scenario, seed, turn) not in known:
+        known[scenario, seed, turn] = small_run(catalogue, name, scenario, seed)
+    return known[scenario, seed, turn]
+
+
 def _signature(name: str, catalogue: Catalogue) -> None:
     found = tuple(inspect.signature(catalogue.methods[name].__call__).parameters)[1:]
     require(found == ARGUMENTS, f"__call__ takes {found}, expected {ARGUMENTS}")
@@ -148,14 +160,14 @@ def _presets_valid(name: str, catalogue: Catalogue) -> None:
 
 def _undeclared_none(name: str, catalogue: Catalogue) -> None:
     for scenario in sorted(catalogue.methods[name].info.scenarios & set(catalogue.scenarios)):
-        _, after = small_run(catalogue, name, scenario)
+        _, after = _run(name, catalogue, scenario)
         require(
             isinstance(after, nn.Module), f"{scenario}: returned {type(after).__name__}, expected nn.Module"
         )
 
 
 def _finite_same_shape(name: str, catalogue: Catalogue) -> None:
-    before, after = small_run(catalogue, name, _first_scenario(catalogue, name))
+    before, after = _run(name, catalogue)
     shapes = [{n: tuple(t.shape) for n, t in _weights(model).items()} for model in (before, after)]
     changed = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))
     require(not changed, f"names or shapes changed: {changed[:3]}")
@@ -164,16 +176,14 @@ def _finite_same_shape(name: str, catalogue: Catalogue) -> None:
 
 
 def _same_seed_same_result(name: str, catalogue: Catalogue) -> None:
-    scenario = _first_scenario(catalogue, name)
-    runs = [small_run(catalogue, name, scenario, seed=4)[1] for _ in range(2)]
+    runs = [_run(name, catalogue, turn=turn)[1] for turn in (0, 1)]
     require(
         _equal(*runs), "two runs with one seed differ; draw only from ctx.generator and the given batches"
     )
 
 
 def _other_seed_other_result(name: str, catalogue: Catalogue) -> None:
-    scenario = _first_scenario(catalogue, name)
-    runs = [small_run(catalogue, name, scenario, seed=seed)[1] for seed in (4, 5)]
+    runs = [_run(name, catalogue, seed=seed)[1] for seed in (4, 5)]
     if catalogue.stochastic(name, catalogue.defaults(name)):
         require(
             not _equal(*runs), "two seeds gave one result; draw from ctx.generator, or say stochastic=False"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from tests.cluster.bed import THERE, efface_process, expect, timed, wait_for
 
-RUNS, SECONDS = 20, 2.0
+RUNS, SECONDS = 14, 2.0
 BEFORE = 4  # runs that have ended when the cable is pulled
 SILENCE = 20.0  # seconds; the default of 45 would only make the test longer
 SUITE = f"""

@@ -25,12 +25,15 @@ class Done:
 
 
 class Executor(Protocol):
-    """Where jobs run. `submit` never blocks; `wait` gives back what has finished, after `seconds` at most."""
+    """Where jobs run. `submit` never blocks; `wait` gives back what has finished, after `seconds` at most;
+    `trouble` says why nothing can finish, where that is so.
+    """
 
     @property
     def slots(self) -> int: ...
     def submit(self, job: Job) -> None: ...
     def wait(self, seconds: float) -> list[Done]: ...
+    def trouble(self) -> str | None: ...
     def close(self) -> None: ...
 
 

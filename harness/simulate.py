@@ -158,6 +158,9 @@ class Simulated:
         self.now += self.facts["driver"] * len(done)
         return done
 
+    def trouble(self) -> str | None:
+        return None
+
     def close(self) -> None:
         self._events.clear()
 

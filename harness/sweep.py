@@ -108,7 +108,7 @@ def sweep(
     try:
         _write_skips(plan, writer, catalogue, facts)
         if plan.jobs:
-            executor = make_executor()
+            executor = watch.executor = make_executor()
             listener.start(plan, executor.slots)
             run(plan.jobs, executor, on_row, on_tick, paused=lambda: writer.paused)
         writer.flush()
@@ -127,10 +127,11 @@ def sweep(
 
 
 class Watch:
-    """Looks at a store when no row has come for a while: workers may be waiting for it, and cannot say so."""
+    """Looks at workers and store when no row has come for a while: what waits cannot say so itself."""
 
     def __init__(self, store: Store, listener: Listener) -> None:
         self.store, self.listener = store, listener
+        self.executor: Executor | None = None
         self._rows, self._since, self._due = 0, time.monotonic(), time.monotonic() + QUIET_SECONDS
         self._told = False
 
@@ -145,13 +146,16 @@ class Watch:
         if now < self._due or self._told:
             return
         self._due = now + QUIET_SECONDS
-        why = self._trouble()
+        why = (self.executor and self.executor.trouble()) or self._trouble()
         if why:
             self._told = True
-            quiet = f"nothing has ended for {now - self._since:.0f} s"
-            self.listener.say(f"{quiet}; store {self.store.url} {why}: workers wait until it can be written")
+            self.listener.say(f"nothing has ended for {now - self._since:.0f} s; {why}")
 
     def _trouble(self) -> str | None:
+        why = self._store_trouble()
+        return why and f"store {self.store.url} {why}: workers wait until it can be written"
+
+    def _store_trouble(self) -> str | None:
         if self.store.local is not None:
             free = shutil.disk_usage(self.store.local).free
             return f"has {free / 1e6:.1f} MB left" if free < LITTLE else None

@@ -38,6 +38,9 @@ class Inline:
         with _alarm(self.time_limit):
             return [Done(job, execute(job, self.space))]
 
+    def trouble(self) -> str | None:
+        return None
+
     def close(self) -> None:
         self._queue.clear()
 

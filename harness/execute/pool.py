@@ -17,7 +17,7 @@ from harness.errors import Misuse
 from harness.execute import stop
 from harness.execute.limits import Limits, verdict
 from harness.execute.losses import Losses
-from harness.execute.room import limit_of, needs_whole, sizes
+from harness.execute.room import limit_of, needs_whole, sizes, total
 from harness.execute.slots import Answer, Cluster, Died, Slot, resource, sort
 from harness.plan import Job
 from harness.rows import Row
@@ -26,6 +26,7 @@ from harness.schedule import Done
 AHEAD = 2  # jobs in a worker's queue: one running, one ready, so that no worker waits for the driver
 QUICK_SECONDS = 5.0  # behind a longer job nothing waits, as another worker may be free before
 RESIZE_SECONDS = 2.0
+COUNTED = (("CPU", "cores"), ("GPU", "GPUs"))
 IDLE_SECONDS = 120.0  # an idle worker would keep a machine of an autoscaling cluster running
 
 
@@ -76,6 +77,15 @@ class Pool:
         settled = list(self._settled)
         self._settled.clear()
         return settled
+
+    def trouble(self) -> str | None:
+        """No worker has room: machines are yet to come, or never will."""
+        if any(slot.home for slot in self._slots):
+            return None
+        there = " and ".join(f"{total(self._nodes, name):g} {what}" for name, what in COUNTED)
+        want = f"{self.share:g} GPU" if self.share else "a core"
+        hint = "; if it has no GPUs and never will, type --device cpu" if self.share else ""
+        return f"no worker has started yet: each wants {want}, and the cluster has {there} now{hint}"
 
     def close(self) -> None:
         """Stop the workers, and the private cluster if there is one."""

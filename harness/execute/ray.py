@@ -24,7 +24,7 @@ from harness.errors import Misuse
 from harness.execute import stop
 from harness.execute.limits import Limits
 from harness.execute.pool import Pool
-from harness.execute.room import Nodes, places
+from harness.execute.room import Nodes
 from harness.execute.slots import Answer, Beat, Died, failed
 from harness.plan import Job
 from harness.provenance import code_digest, package_folders
@@ -157,7 +157,7 @@ def living(ray: Any) -> dict[str, dict[str, float]]:
 
 
 def growth(ray: Any) -> dict[str, float] | None:
-    """What an autoscaler may grow the cluster to, where Ray knows of one."""
+    """What the cluster may grow to, where it says so; the autoscaler of `ray up` does not."""
     try:
         found = ray._private.state.state.get_max_resources_from_cluster_config()
     except (AttributeError, RuntimeError):
@@ -180,10 +180,6 @@ def RayPool(
     stop.listen()
     cluster = RayCluster(ray, there, folder)
     share = share_of(cluster.nodes(), cluster.most(), gpus_each)
-    if workers is None and not places(cluster.nodes(), share) and not _may_grow(cluster, share):
-        raise Misuse(
-            f"the cluster has no device slot ({_resources(cluster)}); type --workers N to wait for N"
-        )
     return Pool(cluster, workers=workers, share=share, limits=limits or Limits())
 
 
@@ -192,17 +188,6 @@ def share_of(nodes: Nodes, most: Mapping[str, float] | None, gpus_each: float) -
     has = [*nodes.values(), most or {}]
     cores = any(node.get("CPU", 0) >= 1 for node in has)
     return 0.0 if cores and not any(node.get("GPU", 0) for node in has) else gpus_each
-
-
-def _may_grow(cluster: RayCluster, share: float) -> bool:
-    most = cluster.most()
-    return most is not None and most.get("GPU" if share else "CPU", 0) >= (share or 1)
-
-
-def _resources(cluster: RayCluster) -> str:
-    return "; ".join(
-        f"{has.get('CPU', 0):g} cores, {has.get('GPU', 0):g} GPUs" for has in cluster.nodes().values()
-    )
 
 
 def resident_bytes() -> int:

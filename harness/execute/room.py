@@ -46,8 +46,8 @@ def places(nodes: Nodes, share: float) -> int:
     return sum(int(has.get(name, 0.0) / each + 1e-6) for has in nodes.values())
 
 
-def devices(nodes: Nodes) -> int:
-    return int(sum(has.get("GPU", 0.0) for has in nodes.values()))
+def total(nodes: Nodes, name: str) -> float:
+    return sum(has.get(name, 0.0) for has in nodes.values())
 
 
 def limit_of(most: Mapping[str, float] | None, share: float) -> int | None:
@@ -59,7 +59,7 @@ def sizes(
     nodes: Nodes, share: float, limit: int | None, most: int | None, jobs: int, whole_jobs: int
 ) -> Sizes:
     """`limit` is what --workers says, `most` what the cluster may grow to; `jobs` are at hand."""
-    whole = _whole(devices(nodes), whole_jobs, jobs) if 0 < share < 1 else 0
+    whole = _whole(int(total(nodes, "GPU")), whole_jobs, jobs) if 0 < share < 1 else 0
     room = max(0, places(nodes, share) - round(whole / share if whole else 0))
     if limit is not None:
         top = max(0, limit - round(whole / share if whole else 0))

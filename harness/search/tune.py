@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.errors import Misuse
 from harness.execute.limits import LONG_SECONDS, MANY_TIMES
-from harness.execute.room import Nodes, limit_of, places
+from harness.execute.room import DEMAND, Nodes, limit_of, places
 from harness.provenance import code_digest, driver_facts
 from harness.rows import Row
 from harness.search.book import Book
@@ -88,8 +88,8 @@ def _on(workers: Workers, nodes: Nodes, most: Mapping[str, float] | None) -> Wor
     from harness.execute.ray import share_of
 
     share = share_of(nodes, most, workers.gpus_each)
-    room = limit_of(most, share) or places(nodes, share)
-    return replace(workers, gpus_each=share, concurrent=workers.concurrent or max(1, room))
+    room = limit_of(most, share) or places(nodes, share) or DEMAND
+    return replace(workers, gpus_each=share, concurrent=workers.concurrent or room)
 
 
 def _here(plugin: str) -> str:

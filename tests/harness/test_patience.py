@@ -236,6 +236,9 @@ class Instant:
     def wait(self, seconds: float) -> list[Done]:
         return [Done(self.queue.popleft(), {"status": "ok"})] if self.queue else []
 
+    def trouble(self) -> str | None:
+        return None
+
     def close(self) -> None: ...
 
 

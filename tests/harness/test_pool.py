@@ -196,8 +196,9 @@ def test_a_machine_that_joins_is_used_and_one_that_leaves_costs_no_attempt() -> 
     assert len(cluster.given) > 40  # what was lost was given again
 
 
-def test_a_pool_grows_from_nothing_as_waiting_workers_are_its_demand() -> None:
-    cluster = Pretend({"head": {"CPU": 0}}, grows_to={"CPU": 8})
+@pytest.mark.parametrize("told", [{"CPU": 8.0}, None])  # most clusters do not say how far they may grow
+def test_a_pool_grows_from_nothing_as_waiting_workers_are_its_demand(told: dict[str, float] | None) -> None:
+    cluster = Pretend({"head": {"CPU": 0}}, grows_to=told)
     seen: list[int] = []
 
     def machine(name: str) -> None:
@@ -209,6 +210,16 @@ def test_a_pool_grows_from_nothing_as_waiting_workers_are_its_demand() -> None:
     assert seen == [4, 8]  # asked for before they were there
     assert attempts(rows) == {1}
     assert not [actor for actor in cluster.alive() if actor.node is None]  # and nothing is at the end
+
+
+def test_a_pool_that_waits_for_machines_says_what_it_waits_for() -> None:
+    cluster = Pretend({"head": {"CPU": 0}})
+    pool = pool_of(cluster, share=0.5)
+    assert "each wants 0.5 GPU, and the cluster has 0 cores and 0 GPUs now" in (pool.trouble() or "")
+    assert "--device cpu" in (pool.trouble() or "")
+    cluster.nodes_["a"] = {"CPU": 4, "GPU": 1}
+    finish(pool, jobs(2))
+    assert pool.trouble() is None
 
 
 def test_asked_for_workers_bound_the_demand() -> None:

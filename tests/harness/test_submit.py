@@ -1,11 +1,12 @@
-"""Jobs on a real head: what is submitted runs once, is followed, ends gently, and tells no secret."""
+"""Jobs on a real head, whose cluster grows from nothing: what is submitted runs once, is followed, ends
+gently, and tells no secret.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -210,6 +212,50 @@ def free_ports(count: int) -> list[str]:
     return ports
 
 
+HEAD_ID = "f" * 51 + "00000"  # that the fake provider expects
+AUTOSCALER = {
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+}
+
+
+def growing(gcs: str) -> dict[str, Any]:
+    """As cluster.yaml: a head that runs nothing, no workers until there is work; machines are processes."""
+    provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+    worker = {"resources": {"CPU": 2, "object_store_memory": 100 << 20}, "node_config": {}}
+    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    commands = ["initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"]
+    return {
+        **{f"{name}_commands": [] for name in commands},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        "cluster_name": "growing",
+        "max_workers": 1,
+        "idle_timeout_minutes": 5,
+        "provider": {
+            "type": "external",
+            "module": provider,
+            "gcs_address": gcs,
+            "head_node_id": HEAD_ID,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "auth": {},
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": head,
+            "worker": {**worker, "min_workers": 0, "max_workers": 1},
+        },
+    }
+
+
 class Head:
     """A head on this machine with a token, in a process group of its own."""
 
@@ -219,10 +265,12 @@ class Head:
         gcs, dashboard, agent, client = free_ports(4)
         self.address = f"http://127.0.0.1:{dashboard}"
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(home / "token")}
-        command = f"""start --head --block --port {gcs} --dashboard-port {dashboard} --num-cpus 2 --num-gpus 0
+        (home / "growing.json").write_text(json.dumps(growing(f"127.0.0.1:{gcs}")))
+        command = f"""start --head --block --port {gcs} --dashboard-port {dashboard} --num-cpus 0 --num-gpus 0
             --dashboard-agent-listen-port {agent} --ray-client-server-port {client} --dashboard-host 127.0.0.1
+            --autoscaling-config {home}/growing.json
             --object-store-memory 200000000 --temp-dir {home} --disable-usage-stats"""
-        told = {**os.environ, **self.environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        told = {**os.environ, **self.environment, **AUTOSCALER, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
         told["PATH"] = f"{Path(sys.executable).parent}:{told['PATH']}"
         self.log = home / "head.log"
         with self.log.open("w") as log:
@@ -249,11 +297,9 @@ class Head:
         if self.process.poll() is None:
             family = psutil.Process(self.process.pid).children(recursive=True)
             self.process.terminate()
-        for process in family:
-            try:
-                process.wait(10)
-            except psutil.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
+        _, left = psutil.wait_procs(family, 3)  # the node that came by itself does not end with its head
+        for process in left:
+            process.kill()
         self.process.wait(30)
 
 
@@ -297,7 +343,8 @@ def at(head: Head, folder: Path) -> Typed:
 @pytest.mark.slow
 def test_a_job_runs_the_sweep_with_its_plugin_and_gives_its_exit_code(at: Typed, folder: Path) -> None:
     store = folder / "store"
-    code, said, told = at("submit", "bad.toml", "--plugin", "plug.py", "--store", str(store))
+    words = ["bad.toml", "--plugin", "plug.py", "--store", str(store)]
+    code, said, told = at("submit", *words, "--device", "cpu")
     assert code == 1, said + told
     rows = pd.read_parquet(store / "rows")
     found = rows[rows["kind"] == "run"].set_index("method")["status"].to_dict()
@@ -313,6 +360,7 @@ def test_a_job_runs_the_sweep_with_its_plugin_and_gives_its_exit_code(at: Typed,
 @pytest.mark.slow
 def test_a_job_runs_once_at_a_time_and_ends_gently(at: Typed, folder: Path) -> None:
     words = ["long.toml", "--plugin", "plug.py", "--store", str(folder / "s"), "--detach"]
+    words += ["--device", "cpu"]
     code, out, told = at("submit", *words)
     assert code == 0, told
     name = out.strip()

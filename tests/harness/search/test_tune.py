@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.execute.room import DEMAND
 from harness.search.tune import ENDLESS_SECONDS, LONG_SECONDS, MANY_TIMES, Deadline, Workers, _on
 from harness.workspace import Settings
 
@@ -20,7 +21,7 @@ CORES, GPUS = {"CPU": 4.0}, {"CPU": 48.0, "GPU": 4.0}
         ([HEAD, GPUS], None, None, 0.5, 8),  # two trials on each of four GPUs
         ([HEAD, GPUS], None, 3, 0.5, 3),
         ([HEAD], {"CPU": 96.0, "GPU": 8.0}, None, 0.5, 16),  # machines are yet to come
-        ([HEAD], {}, None, 0.5, 1),
+        ([HEAD], None, None, 0.5, DEMAND),  # how many may come nobody says
     ],
 )
 def test_trials_fill_the_machines_that_are_there_or_may_come(

@@ -40,7 +40,9 @@ def tune(
     model: Annotated[str | None, typer.Option(help="Model, or several; default: the suite's")] = None,
     scenario: Annotated[str | None, typer.Option(help="Scenario, or several; default: the suite's")] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set, where the suite has several")] = None,
-    target: Annotated[str | None, typer.Option(help="Class to search on; default: one not reported")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class to search on, or several; default: one not reported")
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Trials; default 250, or no limit if seconds")] = None,
     budget_seconds: Annotated[float | None, typer.Option(help="Device-seconds instead of trials")] = None,
     objective: Annotated[
@@ -85,7 +87,18 @@ def tune(
     catalogue = registry.load(plugin or ())
     loaded = load_suite(suite, catalogue)
     wishes = [
-        Wish(m, of_model, of_scenario, dataset, target, objective, sampler, seed, seeds_of(seeds), space)
+        Wish(
+            m,
+            of_model,
+            of_scenario,
+            dataset,
+            names_of(target),
+            objective,
+            sampler,
+            seed,
+            seeds_of(seeds),
+            space,
+        )
         for m in _methods(method, catalogue)
         for of_model in names_of(model) or _known(loaded, "models")
         for of_scenario in names_of(scenario) or _known(loaded, "scenario")

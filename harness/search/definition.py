@@ -25,7 +25,7 @@ class Wish:
     model: str
     scenario: str
     dataset: str | None = None
-    target: str | None = None
+    targets: tuple[str, ...] = ()
     objective: str | None = None
     sampler: str = "tpe"
     sampler_seed: int = 0
@@ -38,9 +38,9 @@ class Search:
     """One search. Its id is the name of its file of trials; neither budget nor machine are part of it."""
 
     suite: str
-    task: Task
+    tasks: tuple[Task, ...]  # one, or a few that differ in their target: a trial is judged by all of them
     original: TrainSpec
-    retrains: tuple[TrainSpec, ...]  # one for each seed; empty where the objective needs none
+    retrains: tuple[TrainSpec, ...]  # of each task one for each seed; none where the objective needs none
     method: str
     method_version: int
     base: Params  # what is neither searched nor fixed by the space
@@ -53,17 +53,33 @@ class Search:
     precision: str
 
     @property
+    def task(self) -> Task:
+        """The setting, by its first task."""
+        return self.tasks[0]
+
+    @property
+    def target(self) -> str | None:
+        """What is forgotten while searching: 0, or 0,2."""
+        return ",".join(task.target for task in self.tasks if task.target is not None) or None
+
+    @property
+    def cases(self) -> tuple[tuple[Task, int], ...]:
+        """What a trial is judged on: each task with each seed."""
+        return tuple((task, seed) for task in self.tasks for seed in self.seeds)
+
+    @property
     def objective(self) -> Objective:
         return OBJECTIVES[self.objective_name]
 
     @property
     def label(self) -> str:
-        """For people: jit on digits/vgg_mini full_class 0."""
-        return f"{self.method} on {self.task.label}"
+        """For people: jit on digits/vgg_mini full_class 0,2."""
+        return f"{self.method} on {replace(self.task, target=self.target).label}"
 
     @property
     def id(self) -> str:
-        body = {
+        more = {"more": [task.id for task in self.tasks[1:]]} if len(self.tasks) > 1 else {}
+        body = more | {
             "task": self.task.id,
             "original": self.original.id,
             "retrains": [retrain.id for retrain in self.retrains],
@@ -78,15 +94,25 @@ class Search:
         return content_id("search", body)
 
     def runs(self, drawn: Mapping[str, Value]) -> list[RunSpec]:
-        """The runs of the trial that drew these values: one for each seed."""
+        """The runs of the trial that drew these values: of each task one for each seed."""
         params = self.space.params(self.base, drawn)
-        seeds = self.seeds[:1] if self.deterministic else self.seeds
-        return [self.run(self.method, self.method_version, params, seed) for seed in seeds]
+        once = self.deterministic
+        return [
+            self.run(task, self.method, self.method_version, params, seed)
+            for task, seed in self.cases
+            if not once or seed == self.seeds[0]
+        ]
 
     def run(
-        self, method: str, version: int, params: Params, seed: int, retrain: TrainSpec | None = None
+        self,
+        task: Task,
+        method: str,
+        version: int,
+        params: Params,
+        seed: int,
+        retrain: TrainSpec | None = None,
     ) -> RunSpec:
-        return RunSpec(self.task, self.original, method, version, params, seed, self.precision, None, retrain)
+        return RunSpec(task, self.original, method, version, params, seed, self.precision, None, retrain)
 
 
 def define(suite: Suite, catalogue: Any, wish: Wish, groups: Any) -> Search:
@@ -100,8 +126,11 @@ def define(suite: Suite, catalogue: Any, wish: Wish, groups: Any) -> Search:
     if wish.sampler not in SAMPLERS:
         raise Misuse(f"--sampler {wish.sampler}: expected {', '.join(SAMPLERS)}")
     row = _row(suite, wish)
-    target = _target(suite, catalogue, row, wish.target, groups)
-    task = Task(row.dataset, wish.model, row.scenario, target, row.count, suite.profile)
+    targets = _targets(suite, row, wish.targets, groups)
+    tasks = tuple(
+        Task(row.dataset, wish.model, row.scenario, target, row.count, suite.profile) for target in targets
+    )
+    task = tasks[0]
     if reason := why_not(catalogue, wish.method, task):
         raise Misuse(f"nothing to search: {reason}")
     recipe = catalogue.find_recipe(task.dataset, task.model, suite.profile)
@@ -115,7 +144,9 @@ def define(suite: Suite, catalogue: Any, wish: Wish, groups: Any) -> Search:
             "they are; type --objective retrain_free, or search on a data set whose models are trained"
         )
     fresh = replace(suite, retrain_start="fresh")
-    retrains = tuple(retrain_of(fresh, catalogue, task, original, seed) for seed in wish.seeds)
+    retrains = tuple(
+        retrain_of(fresh, catalogue, each, original, seed) for each in tasks for seed in wish.seeds
+    )
     fixed = {**suite.params.get(wish.method, {}), **row.params.get(wish.method, {})}
     untuned = [preset for preset in load_presets() if preset.origin != "tuned"]
     base = resolve(catalogue, wish.method, task, fixed, untuned).params
@@ -123,7 +154,7 @@ def define(suite: Suite, catalogue: Any, wish: Wish, groups: Any) -> Search:
     first = space.params(base, {name: dim.ends()[0] for name, dim in space.dims})
     search = Search(
         suite=suite.name,
-        task=task,
+        tasks=tasks,
         original=original,
         retrains=retrains if objective.needs_retrain else (),
         method=wish.method,
@@ -178,12 +209,12 @@ def _row(suite: Suite, wish: Wish) -> TaskRow:
     return next(row for row in of_model if row.dataset == (wish.dataset or datasets[0]))
 
 
-def _target(suite: Suite, catalogue: Any, row: TaskRow, asked: str | None, groups: Any) -> str | None:
+def _targets(suite: Suite, row: TaskRow, asked: Sequence[str], groups: Any) -> Sequence[str | None]:
     """What is forgotten while searching: in profile corrected something that the suite does not report."""
     if row.targets == (None,):
-        if asked is not None:
-            raise Misuse(f"--target {asked}: scenario {row.scenario} takes no target")
-        return None
+        if asked:
+            raise Misuse(f"--target {','.join(asked)}: scenario {row.scenario} takes no target")
+        return (None,)
     reported = [
         target
         for each in suite.tasks
@@ -191,25 +222,28 @@ def _target(suite: Suite, catalogue: Any, row: TaskRow, asked: str | None, group
         for target in each.targets
         if target is not None
     ]
-    if suite.profile != "corrected" and asked is None:
-        return reported[0]  # as published: one of the classes that are reported
+    if suite.profile != "corrected" and not asked:
+        return reported[:1]  # as published: one of the classes that are reported
     names: Sequence[str] = groups(row.dataset)
-    if asked is None:
+    if not asked:
         free = [name for name in names if name not in reported]
         if not free:
             raise Misuse(
                 f"suite {suite.name} reports every target of {row.dataset}; leave one out of "
                 "`targets` to search on"
             )
-        return free[0]
-    if asked not in names:
-        raise Misuse(f"--target: {row.dataset} has no {asked!r}; {did_you_mean(asked, names)}")
-    if asked in reported and suite.profile == "corrected":
-        raise Misuse(
-            f"--target {asked}: suite {suite.name} reports it, and in profile corrected nothing that "
-            "is reported is "
-            f"searched on; expected one of {', '.join([n for n in names if n not in reported][:20])}"
-        )
+        return free[:1]
+    if len(set(asked)) < len(asked):
+        raise Misuse(f"--target {','.join(asked)}: expected distinct names such as {','.join(names[:2])}")
+    for target in asked:
+        if target not in names:
+            raise Misuse(f"--target: {row.dataset} has no {target!r}; {did_you_mean(target, names)}")
+        if target in reported and suite.profile == "corrected":
+            raise Misuse(
+                f"--target {target}: suite {suite.name} reports it, and in profile corrected nothing that is "
+                "reported is searched on; expected some of "
+                f"{', '.join([n for n in names if n not in reported][:20])}"
+            )
     return asked
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,10 +70,14 @@ def define_all(
 
 
 def references(search: Search, suite: Suite, store: Store | None, catalogue: Catalogue) -> Plan:
-    """What a search is judged against, as a plan: the original and one true retrain for each seed."""
-    wanted = [Wanted(search.run("baseline", 1, (), search.seeds[0]), "default", search.original)]
-    for seed, retrain in zip(search.seeds, search.retrains, strict=False):
-        wanted.append(Wanted(search.run("retrain", 1, (), seed, retrain), "default", retrain))
+    """What a search is judged against, as a plan: of each task the original, and a true retrain a seed."""
+    first = search.seeds[0]
+    wanted = [
+        Wanted(search.run(task, "baseline", 1, (), first), "default", search.original)
+        for task in search.tasks
+    ]
+    for (task, seed), retrain in zip(search.cases, search.retrains, strict=False):
+        wanted.append(Wanted(search.run(task, "retrain", 1, (), seed, retrain), "default", retrain))
     metrics = tuple(dict.fromkeys([*PARTS, *(m for m in suite.metrics if m in PARTS)]))
     return make_plan(replace(suite, metrics=metrics), wanted, store, catalogue)
 
@@ -131,12 +136,12 @@ def _truth(search: Search, plan: Plan, store: Store) -> Truth | None:
         return float(value)
 
     retrained = {
-        spec.seed: {part: score(row, part) for part in PARTS}
+        (spec.task.target, spec.seed): {part: score(row, part) for part in PARTS}
         for spec, row in found
         if spec.method == "retrain"
     }
-    (original,) = [row for spec, row in found if spec.method == "baseline"]
-    return Truth(retrained, score(original, "retain_acc"))
+    kept = [score(row, "retain_acc") for spec, row in found if spec.method == "baseline"]
+    return Truth(retrained, statistics.fmean(kept))
 
 
 def _known(search: Search, store: Store, past: Sequence[Row]) -> dict[str, Row]:

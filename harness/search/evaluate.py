@@ -94,7 +94,10 @@ class Evaluator:
         if last["status"] != "ok":
             return lost(self.search, last["status"], last.get("error_type"), last.get("error_message"))
         scores = Scores(
-            [(spec.seed, row) for spec, row in rows], objective.prefix, self.search.deterministic, self.truth
+            [((spec.task.target, spec.seed), row) for spec, row in rows],
+            objective.prefix,
+            self.search.deterministic,
+            self.truth,
         )
         values, gaps = objective.values(scores), scores.gaps()
         return {
@@ -143,7 +146,7 @@ def describe(search: Search, trial: Trial) -> Row:
         "dataset": task.dataset,
         "model": task.model,
         "scenario": task.scenario,
-        "target": task.target,
+        "target": search.target,
         "count": task.count,
         "method": search.method,
         "method_version": search.method_version,

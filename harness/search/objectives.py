@@ -23,25 +23,29 @@ PARTS = ("retain_acc", "forget_acc", "mia")
 POINTS = 100.0
 
 
+Case = tuple[str | None, int]  # what is forgotten, and the seed that draws it
+
+
 @dataclass(frozen=True)
 class Truth:
     """What the runs of a search are compared with."""
 
-    retrained: Mapping[int, Mapping[str, float]]  # by forget seed: each of PARTS
-    original_retain: float  # accuracy of the untouched model on what stays
+    retrained: Mapping[Case, Mapping[str, float]]  # each of PARTS
+    original_retain: float  # accuracy of the untouched model on what stays, the mean over targets
 
-    def of(self, seed: int, deterministic: bool) -> Mapping[str, float]:
-        """The retrained model of a forget seed; of a run that stands for all seeds, their mean."""
+    def of(self, case: Case, deterministic: bool) -> Mapping[str, float]:
+        """The retrained model of a case; of a run that stands for all seeds, their mean."""
         if not deterministic:
-            return self.retrained[seed]
-        return {part: statistics.fmean(r[part] for r in self.retrained.values()) for part in PARTS}
+            return self.retrained[case]
+        same = [scores for (target, _), scores in self.retrained.items() if target == case[0]]
+        return {part: statistics.fmean(scores[part] for scores in same) for part in PARTS}
 
 
 @dataclass(frozen=True)
 class Scores:
     """The runs of one trial, finished and finite."""
 
-    runs: Sequence[tuple[int, Mapping[str, Any]]]  # seed, and the columns of its row
+    runs: Sequence[tuple[Case, Mapping[str, Any]]]  # with the columns of each row
     prefix: str  # of the columns that are judged: "val_" on the tuning half
     deterministic: bool
     truth: Truth | None
@@ -58,9 +62,9 @@ class Scores:
             part: statistics.fmean(
                 POINTS
                 * abs(
-                    float(row.get(self.prefix + part) or 0.0) - self.truth.of(seed, self.deterministic)[part]
+                    float(row.get(self.prefix + part) or 0.0) - self.truth.of(case, self.deterministic)[part]
                 )
-                for seed, row in self.runs
+                for case, row in self.runs
             )
             for part in PARTS
         }

@@ -105,7 +105,7 @@ def preset_text(finding: Finding, budget: str) -> str:
     named |= {change.name for change in finding.changes}
     params = ", ".join(f"{name} = {json.dumps(found[name])}" for name in sorted(named))
     task = search.task
-    on = f"{task.target}, " if task.target else ""
+    on = f"{search.target}, " if search.target else ""
     source = (
         f"best of {len(finding.rows)} trials ({search.sampler}, seed {search.sampler_seed}, budget {budget}, "
         f"{finding.spent:.0f} s used) of search {search.id} by {search.objective_name}: "
@@ -202,7 +202,8 @@ def intention(search: Search, budget: str, references: int, seconds: float | Non
     """What `--dry-run` says: space, budget, objective, cost."""
     dims = [f"  {name}: {dim.text()}" for name, dim in search.space.dims]
     fixed = [f"  {name} = {value} (fixed)" for name, value in search.space.fixed]
-    runs = 1 if search.deterministic else len(search.seeds)
+    seeds = search.seeds[: 1 if search.deterministic else None]
+    runs = len(seeds) * len(search.tasks)
     cost = (
         "unknown: nothing like it was measured" if seconds is None else f"about {seconds:.0f} device-seconds"
     )
@@ -212,8 +213,7 @@ def intention(search: Search, budget: str, references: int, seconds: float | Non
             f"objective: {search.objective_name}, {search.objective.summary} (on "
             f"{search.objective.judged_on})",
             f"sampler: {search.sampler}, seed {search.sampler_seed}; budget: {budget}",
-            f"a trial: {runs} run{'s' if runs > 1 else ''} (seeds "
-            f"{', '.join(map(str, search.seeds[:runs]))})",
+            f"a trial: {runs} run{'s' if runs > 1 else ''} (seeds {', '.join(map(str, seeds))})",
             "space:",
             *dims,
             *fixed,

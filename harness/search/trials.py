@@ -32,7 +32,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("dataset", pa.string(), "data set"),
     ("model", pa.string(), "architecture"),
     ("scenario", pa.string(), "scenario"),
-    ("target", pa.string(), "what is forgotten while searching"),
+    ("target", pa.string(), "what is forgotten while searching; several, comma-separated, one at a time"),
     ("count", pa.int64(), "images to forget, where the scenario counts"),
     ("method", pa.string(), "method"),
     ("method_version", pa.int64(), "version of the method's algorithm"),

@@ -56,6 +56,18 @@ def test_presets_are_used_when_asked_for_and_tables_say_tuned(run: Run) -> None:
     assert "default" not in with_presets
 
 
+def test_a_search_on_two_classes_is_judged_by_both(run: Run) -> None:
+    code, out, err = run(*TUNE, "3", "--target", "0,4", "--seeds", "100")
+    assert code == 0, err
+    assert "jit on digits/mlp full_class 0,4" in out
+    trials = pd.read_parquet("s/trials")
+    assert set(trials["target"]) == {"0,4"} and [len(ids.split(",")) for ids in trials["runs"]] == [2, 2, 2]
+    rows = pd.read_parquet("s/rows").query("kind == 'run'")
+    assert set(zip(rows["method"], rows["target"], strict=True)) == {
+        (method, target) for method in ("baseline", "retrain") for target in "04"
+    }
+
+
 def test_a_dry_run_says_space_budget_objective_and_cost_and_runs_nothing(run: Run, tmp_path: Path) -> None:
     code, out, _ = run(*TUNE, "8", "--dry-run")
     assert code == 0 and not (tmp_path / "s").exists()

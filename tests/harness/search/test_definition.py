@@ -19,7 +19,7 @@ def test_in_profile_corrected_the_class_is_one_that_the_suite_does_not_report(
 ) -> None:
     reports = {"task": [{"dataset": "digits", "scenario": "full_class", "targets": ["0", "1", "3"]}]}
     assert defined(reports).task.target == "2"
-    assert defined(reports, target="7").task.target == "7"
+    assert defined(reports, targets=("7",)).task.target == "7"
 
 
 def test_in_profile_reference_it_is_one_of_those_that_are_reported_and_judged_on_the_test_set(
@@ -48,7 +48,8 @@ def test_neither_budget_nor_shipped_presets_but_space_objective_and_seeds_name_a
         defined(seeds=(100,)),
         defined(sampler_seed=1),
         defined(sampler="random"),
-        defined(target="4"),
+        defined(targets=("4",)),
+        defined(targets=("4", "0")),
         defined(method="neggrad"),
         defined(model="vgg_mini", suite={"models": ["vgg_mini"]}),
     ]
@@ -65,6 +66,21 @@ def test_a_trial_has_a_run_for_each_seed_and_one_where_nothing_is_drawn(
     assert fixed.deterministic and [run.seed for run in fixed.runs({"alpha": 1.0, "lam": 1.0})] == [100]
 
 
+def test_a_search_on_several_classes_tries_each_with_each_seed_against_its_own_retrain(
+    defined: Callable[..., Search],
+) -> None:
+    search = defined(targets=("0", "4"))
+    cases = [(task.target, seed) for task, seed in search.cases]
+    assert cases == [("0", 100), ("0", 101), ("4", 100), ("4", 101)]
+    assert [(r.without and r.without.target, r.split_seed) for r in search.retrains] == cases
+    runs = search.runs({"lr": 0.1, "sigma": 0.5})
+    assert [(run.task.target, run.seed) for run in runs] == cases
+    fixed = defined(method="ssd_det", targets=("0", "4"))
+    once = fixed.runs({"alpha": 1.0, "lam": 1.0})
+    assert [(run.task.target, run.seed) for run in once] == [("0", 100), ("4", 100)]
+    assert search.label == "jit on digits/mlp full_class 0,4"
+
+
 @pytest.mark.parametrize(
     ("suite", "over", "message"),
     [
@@ -73,13 +89,18 @@ def test_a_trial_has_a_run_for_each_seed_and_one_where_nothing_is_drawn(
         ({}, {"model": "vgg"}, "has no 'vgg' for full_class"),
         ({}, {"scenario": "full_clas"}, "did you mean 'full_class'"),
         ({}, {"dataset": "cifar10"}, "has no 'cifar10' there"),
-        ({}, {"target": "3"}, "reports it, and in profile corrected nothing that is reported is searched on"),
-        ({}, {"target": "11"}, "digits has no '11'"),
+        (
+            {},
+            {"targets": ("4", "3")},
+            "--target 3: suite small reports it, and in profile corrected",
+        ),
+        ({}, {"targets": ("11",)}, "digits has no '11'"),
+        ({}, {"targets": ("4", "4")}, "expected distinct names such as 0,1"),
         ({}, {"sampler": "grid"}, "expected tpe, nsga2, random"),
         ({}, {"seeds": (1, 1)}, "expected distinct numbers"),
         ({}, {"objective": "gap"}, "unknown objective 'gap'"),
         (RANDOM, {"scenario": "random", "seeds": (0, 100)}, "in random a seed is a forget set"),
-        (RANDOM, {"scenario": "random", "target": "3"}, "takes no target"),
+        (RANDOM, {"scenario": "random", "targets": ("3",)}, "takes no target"),
         (RANDOM, {"scenario": "random", "method": "gkt"}, "nothing to search: gkt is defined for full_class"),
         (RANDOM, {"scenario": "random", "objective": "retrain_free"}, "it is defined for full_class"),
         ({"profile": "reference"}, {"objective": "gap_to_retrain"}, "has no tuning half of the test set"),
@@ -121,4 +142,4 @@ def test_weights_that_are_taken_as_they_are_have_no_retrain(
         ]
     }
     with pytest.raises(Misuse, match="needs a retrained model"):
-        defined(imagenet, model="vit_l16", target="4")
+        defined(imagenet, model="vit_l16", targets=("4",))

@@ -11,8 +11,8 @@ from tasks.metrics.masked import masked_distance
 
 TRUTH = Truth(
     {
-        0: {"retain_acc": 0.90, "forget_acc": 0.0, "mia": 0.10},
-        1: {"retain_acc": 0.94, "forget_acc": 0.0, "mia": 0.30},
+        ("3", 0): {"retain_acc": 0.90, "forget_acc": 0.0, "mia": 0.10},
+        ("3", 1): {"retain_acc": 0.94, "forget_acc": 0.0, "mia": 0.30},
     },
     original_retain=0.96,
 )
@@ -21,7 +21,7 @@ TRUTH = Truth(
 def scores(*runs: tuple[float, float, float], prefix: str = "val_", deterministic: bool = False) -> Scores:
     rows = [
         (
-            seed,
+            ("3", seed),
             {f"{prefix}retain_acc": r, f"{prefix}forget_acc": f, f"{prefix}mia": m, "seconds": 0.5 + seed},
         )
         for seed, (r, f, m) in enumerate(runs)
@@ -39,6 +39,15 @@ def test_the_gap_is_the_mean_of_three_distances_in_points_paired_by_seed() -> No
 def test_a_run_that_stands_for_all_seeds_is_compared_with_the_mean_retrain() -> None:
     found = scores((0.90, 0.0, 0.20), deterministic=True)
     assert found.gaps() == pytest.approx({"retain_acc": 2.0, "forget_acc": 0.0, "mia": 0.0})
+
+
+def test_of_several_classes_each_run_is_compared_with_the_retrain_of_its_own() -> None:
+    parts = [dict(zip(("retain_acc", "forget_acc", "mia"), (r, 0.0, 0.1), strict=True)) for r in (0.9, 0.8)]
+    truth = Truth({("0", 5): parts[0], ("2", 5): parts[1]}, original_retain=0.9)
+    runs = [((target, 5), {f"val_{name}": value for name, value in parts[0].items()}) for target in "02"]
+    for deterministic in (False, True):
+        found = Scores(runs, "val_", deterministic, truth)
+        assert found.gaps() == pytest.approx({"retain_acc": 5.0, "forget_acc": 0.0, "mia": 0.0})
 
 
 def test_a_model_that_answers_nothing_gets_a_hundred_points_more() -> None:

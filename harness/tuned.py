@@ -52,6 +52,28 @@ def measure(frame: pd.DataFrame, wanted: Sequence[Wanted]) -> str:
     return buffer.getvalue()
 
 
+def repeated(csv_text: str, shipped: pd.DataFrame) -> str:
+    """CSV: how near a measurement comes to the shipped one, for each scenario, model and origin.
+
+    Over the methods that both have: Spearman's ρ of their gaps, and how far these differ, in points.
+    """
+    mine = pd.read_csv(io.StringIO(csv_text))
+    both = mine.merge(shipped, on=list(KEYS), suffixes=("", "_shipped"))
+    both = both[~both["method"].isin(REFERENCES)]
+    both["differs"] = (both["mean"] - both["mean_shipped"]).abs()
+    lines = [
+        {
+            **dict(zip(("scenario", "model", "origin"), keys, strict=True)),
+            "methods": len(rows),
+            "rho": round(float(rows["mean"].corr(rows["mean_shipped"], method="spearman")), 2),
+            "median_difference": round(float(rows["differs"].median()), 2),
+            "largest_difference": round(float(rows["differs"].max()), 2),
+        }
+        for keys, rows in both.groupby(["scenario", "model", "origin"])
+    ]
+    return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n"))
+
+
 def summarise(trials: pd.DataFrame) -> str:
     """CSV: one line a search: what it cost, and the best value after the first trials and at its end."""
     if trials.empty:

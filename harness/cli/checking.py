@@ -47,6 +47,9 @@ def ledger(
     effects: Annotated[str | None, typer.Option(help="Store of suite switches: measure effects")] = None,
     ablation: Annotated[str | None, typer.Option(help="Store of suites jit_ablation*: measure them")] = None,
     tuning: Annotated[str | None, typer.Option(help="Store of suite tuning: measure it")] = None,
+    repeats: Annotated[
+        bool, typer.Option(help="With --tuning: how near it comes to what is shipped")
+    ] = False,
     searches: Annotated[str | None, typer.Option(help="Store of searches: summarise them")] = None,
 ) -> None:
     """The fidelity ledger of all shipped methods, or what a store says of their switches (CSV)."""
@@ -69,7 +72,8 @@ def ledger(
     wanted = [each for suite in suites for each in prepare(suite, held, None, everything)[0].wanted]
     frame = results.of_suite(results.load(held), [each.spec.id for each in wanted])
     if tuning is not None:
-        print(tuned.measure(frame, wanted), end="")
+        found = tuned.measure(frame, wanted)
+        print(tuned.repeated(found, tuned.read()) if repeats else found, end="")
         return
     if effects is None:
         print(book.measure_ablation(frame), end="")

@@ -114,3 +114,16 @@ def test_a_search_is_summarised_by_its_best_after_the_first_trials() -> None:
     assert "best_of_100" not in line
     with pytest.raises(Misuse, match="efface tune"):
         tuned.summarise(pd.DataFrame())
+
+
+def test_a_repeated_measurement_is_compared_method_by_method() -> None:
+    def csv(gaps: dict[str, float]) -> str:
+        lines = [f"{m},mlp,s,tuned,{gap},0.1,2,0" for m, gap in gaps.items()]
+        return "\n".join(["method,model,scenario,origin,mean,std,count,diverged", *lines]) + "\n"
+
+    shipped = pd.read_csv(io.StringIO(csv({"a": 1.0, "b": 2.0, "c": 4.0, "baseline": 9.0, "gone": 5.0})))
+    (line,) = pd.read_csv(
+        io.StringIO(tuned.repeated(csv({"a": 3.0, "b": 2.5, "c": 4.0, "baseline": 1.0}), shipped))
+    ).to_dict("records")
+    assert (line["methods"], line["rho"]) == (3, 0.5)
+    assert (line["median_difference"], line["largest_difference"]) == (0.5, 2.0)

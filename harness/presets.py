@@ -125,9 +125,9 @@ def load_presets(folder: Path = SUITES / "presets") -> tuple[Preset, ...]:
 
 def read_presets(where: str) -> tuple[Preset, ...]:
     """Presets of a user's: a .toml file, or a folder or URL of such files as `efface tune` writes them."""
-    import fsspec
+    from harness.urls import open_url
 
-    fs, root = fsspec.core.url_to_fs(where)
+    fs, root = open_url(where, "--presets")
     paths = sorted(fs.glob(f"{root.rstrip('/')}/*.toml")) if fs.isdir(root) else [root]
     if not paths or not fs.exists(paths[0]):
         raise Misuse(f"--presets {where}: no .toml file there; expected what `efface tune` writes")
@@ -147,7 +147,7 @@ def _rows(raw: Mapping[str, Any], name: str) -> Iterator[Preset]:
 
 
 def _preset(row: Mapping[str, Any], where: str) -> Preset:
-    allowed = {"method", "origin", "source", "params", *MATCHED}
+    allowed = {"method", "origin", "source", "params", "unset", *MATCHED}
     for key in row:
         if key not in allowed:
             raise unknown("key", key, allowed, where)
@@ -158,4 +158,5 @@ def _preset(row: Mapping[str, Any], where: str) -> Preset:
     match = {
         key: tuple([row[key]] if isinstance(row[key], str) else row[key]) for key in MATCHED if key in row
     }
-    return Preset(row["method"], match, row["origin"], row["source"], row["params"])
+    params = {**row["params"], **dict.fromkeys(row.get("unset", ()))}  # TOML has no null
+    return Preset(row["method"], match, row["origin"], row["source"], params)

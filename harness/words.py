@@ -259,7 +259,9 @@ def preset_text(best: pd.DataFrame, plan: Plan, catalogue: Catalogue, objective:
     for row in best.to_dict("records"):
         chosen = json.loads(row["params"])
         names = [name for name in chosen if name in grid.get(row["method"], {})]
-        params = ", ".join(f"{name} = {json.dumps(chosen[name])}" for name in names)
+        given = [name for name in names if chosen[name] is not None]
+        unset = [name for name in names if chosen[name] is None]
+        params = ", ".join(f"{name} = {json.dumps(chosen[name])}" for name in given)
         source = (
             f"best of {row['tried']} points in suite {plan.suite.name} by {objective}: "
             f"{row['mean']:.2f} points over {row['count']} runs"
@@ -271,7 +273,9 @@ def preset_text(best: pd.DataFrame, plan: Plan, catalogue: Catalogue, objective:
             f'profile = "{plan.suite.profile}"',
             'origin = "tuned"',
             f'source = "{source}"',
-            f"params = {{ {params} }}\n",
+            f"params = {{ {params} }}",
+            *([f"unset = {json.dumps(unset)}"] if unset else []),
+            "",
         ]
         parts.append("\n".join(lines))
     return "\n".join(parts)

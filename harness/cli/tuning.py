@@ -172,6 +172,7 @@ def _run(searches: list[Search], bench: Bench, suite: str, plots: Path | None, a
             preset = None
             if finding.best is not None:
                 preset = f"presets/{outcome.preset_name(search)}"
+                bench.store.require_held()
                 bench.store.write(preset, outcome.preset_text(finding, bench.budget.text()).encode())
             found.append(outcome.facts(finding, preset and f"{bench.store.url}/{preset}"))
             if not as_json:
@@ -191,3 +192,4 @@ def _run(searches: list[Search], bench: Bench, suite: str, plots: Path | None, a
         )
     if not searches:
         raise Misuse("nothing to search; see why above")
+    raise SystemExit(int(not all(facts["preset"] for facts in found)))

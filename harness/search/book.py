@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harness.errors import Misuse
 from harness.rows import Row
+from harness.search.evaluate import Trial
 from harness.search.trials import TrialWriter
 
 DEFAULT_TRIALS = 250  # of the paper
+HOPELESS = 10  # trials of which none has a score: the method is at fault, not the points
+LASTING = ("oom", "timeout")  # failures that are the point's own, so that it is not tried again
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,11 @@ class Budget:
 
 @dataclass
 class Book:
-    """The trials of one search, those of earlier sessions included."""
+    """The trials of one search, those of earlier sessions included.
+
+    What failed in an earlier session, through a bug or a lost worker, is tried again first: the same points
+    under the same numbers.
+    """
 
     budget: Budget
     writer: TrialWriter
@@ -44,15 +53,35 @@ class Book:
     spent: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.spent = sum(float(row["device_seconds"] or 0.0) for row in self.writer.rows)
+        failed = [row for row in self.writer.rows if _is_to_be_tried_again(row)]
+        points = [(row["number"], json.loads(row["drawn"]), row["generation"]) for row in failed]
+        self._again = deque(Trial(*point) for point in points)
+        self._void = {int(row["number"]) for row in failed}
+        self._failures = 0  # of this session, as long as none of its trials has ended otherwise
+        self.spent = sum(float(row["device_seconds"] or 0.0) for row in self.past)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Pickled as None: Tune pickles all that it is given, for a restore that never happens."""
         return (type(None), ())
 
     @property
+    def past(self) -> list[Row]:
+        """The trials that count."""
+        return [row for row in self.writer.rows if row["number"] not in self._void]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Those that are taken."""
+        return [int(row["number"]) for row in self.writer.rows]
+
+    @property
     def done(self) -> int:
-        return len(self.writer.rows)
+        return len(self.writer.rows) - len(self._void)
+
+    @property
+    def failed_before(self) -> int:
+        """Trials to be tried again."""
+        return len(self._void)
 
     @property
     def room(self) -> bool:
@@ -60,12 +89,32 @@ class Book:
         trials, seconds = self.budget.trials, self.budget.seconds
         return (trials is None or self.done + self.out < trials) and (seconds is None or self.spent < seconds)
 
+    def again(self) -> Trial | None:
+        """The next trial that has failed before."""
+        return self._again.popleft() if self._again else None
+
     def start(self) -> None:
         self.out += 1
 
     def finish(self, row: Row) -> None:
-        """Take a finished trial; it is told of once it has been taken."""
+        """Take a finished trial, and tell of it; it is safe with the next flush."""
         self.out -= 1
         self.spent += float(row["device_seconds"] or 0.0)
+        self._void.discard(int(row["number"]))
         self.writer.add(row)
+        failed = row["status"] == "failed"
+        self._failures = self._failures + 1 if failed and self._failures >= 0 else -1
         self.tell(row)
+
+    def flush(self) -> None:
+        """Make trials safe once a second, and end a search that cannot come to anything."""
+        self.writer.flush_if_due()
+        if self._failures >= HOPELESS:
+            raise Misuse(
+                f"the first {HOPELESS} trials have all failed ({self.writer.rows[-1]['error_message']}); "
+                "put that right and type the same command: they are tried again"
+            )
+
+
+def _is_to_be_tried_again(row: Row) -> bool:
+    return bool(row["status"] == "failed" and row["error_type"] not in LASTING)

@@ -31,6 +31,10 @@ class SearchDisplay:
         self._last = time.monotonic()
         if book.done:
             self.console.print(f"{self.label}: going on after {book.done} trials", highlight=False)
+        if book.failed_before:
+            self.console.print(
+                f"{self.label}: {book.failed_before} trials that had failed are tried again", highlight=False
+            )
         if self.console.is_terminal and book.room:
             self._bar = Progress(
                 TextColumn("{task.description}"),

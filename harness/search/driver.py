@@ -17,7 +17,7 @@ from harness.search.definition import Search, Wish, define
 from harness.search.evaluate import Evaluator, scores_of
 from harness.search.objectives import PARTS, Truth
 from harness.search.trials import TrialWriter, read_search, scores_by_run
-from harness.store import Store
+from harness.store import Store, StoreError
 from harness.suite import Suite, Wanted
 from harness.sweep import Listener
 from harness.workspace import Settings, Workspace, read_data
@@ -97,9 +97,20 @@ def run(search: Search, bench: Bench, tell: Callable[[Row], None], begin: Callab
         truth, known = _truth(search, plan, bench.store), _known(search, bench.store, past)
         try:
             _engine(search, replace(bench, told=told), truth, known, book)
-        finally:
-            book.writer.flush()
+        except BaseException:
+            _save_the_rest(book, bench.listener)
+            raise
+        book.writer.flush()
     return book
+
+
+def _save_the_rest(book: Book, listener: Listener | None) -> None:
+    """The search is stopped or has failed: one more try for its last trials, without waiting."""
+    try:
+        book.writer.flush(wait=False)
+    except StoreError as error:
+        if listener:
+            listener.say(f"the last trials are lost, and will be tried again: {error}")
 
 
 def _engine(search: Search, bench: Bench, truth: Truth | None, known: dict[str, Row], book: Book) -> None:

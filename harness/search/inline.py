@@ -7,20 +7,24 @@ from harness.provenance import driver_facts
 from harness.search.book import Book
 from harness.search.definition import Search
 from harness.search.evaluate import Evaluator
-from harness.search.study import distributions, open_study, sampler_of, values_of
+from harness.search.study import distributions, frozen, open_study, sampler_of, values_of
 
 
 def run(search: Search, evaluate: Evaluator, book: Book) -> None:
     """Try points until the budget is used up."""
     stop.listen()
-    past = book.writer.rows
-    sampler = sampler_of(search, past)
-    study = open_study(search, past, sampler)
+    sampler = sampler_of(search, book.numbers)
+    study = open_study(search, book.past, sampler)
     space, facts = distributions(search), driver_facts()
     while book.room:
         stop.check()
         book.start()
-        asked = study.ask(space)
-        row = {**evaluate(sampler.trial(asked.number, asked.params)), **facts}
-        study.tell(asked, values_of(search, row))
+        if (trial := book.again()) is not None:
+            row = {**evaluate(trial), **facts}
+            study.add_trial(frozen(search, row))
+        else:
+            asked = study.ask(space)
+            row = {**evaluate(sampler.trial(asked.number, asked.params)), **facts}
+            study.tell(asked, values_of(search, row))
         book.finish(row)
+        book.flush()

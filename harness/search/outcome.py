@@ -103,7 +103,9 @@ def preset_text(finding: Finding, budget: str) -> str:
     found = json.loads(best["params"])
     named = {name for name, _ in search.space.dims} | set(dict(search.space.fixed))
     named |= {change.name for change in finding.changes}
-    params = ", ".join(f"{name} = {json.dumps(found[name])}" for name in sorted(named))
+    given = [name for name in sorted(named) if found[name] is not None]
+    unset = [name for name in sorted(named) if found[name] is None]  # TOML has no null
+    params = ", ".join(f"{name} = {json.dumps(found[name])}" for name in given)
     task = search.task
     on = f"{search.target}, " if search.target else ""
     source = (
@@ -122,6 +124,7 @@ def preset_text(finding: Finding, budget: str) -> str:
         'origin = "tuned"',
         f'source = "{source}"',
         f"params = {{ {params} }}",
+        *([f"unset = {json.dumps(unset)}"] if unset else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -146,7 +149,9 @@ def text(finding: Finding) -> str:
         f"{search.objective_name} on {search.objective.judged_on}",
     ]
     if finding.best is None:
-        return "\n".join([*lines, "no trial came out finite: widen the space, or see `efface show RUN`"])
+        why = next((row["error_message"] for row in reversed(finding.rows) if row["error_message"]), None)
+        said = f"; the last error: {why}" if why else ": widen the space"
+        return "\n".join([*lines, f"no trial came out finite{said}"])
     lines += ["", *_table(search, finding.top())]
     if finding.front:
         lines += ["", f"Pareto front ({len(finding.front)} of {len(finding.rows)}):"]

@@ -96,14 +96,14 @@ def _distribution(dim: Dimension) -> BaseDistribution:
     return FloatDistribution(dim.low, dim.high, log=dim.log, step=dim.step)
 
 
-def sampler_of(search: Search, past: Sequence[Row]) -> Numbered:
-    return Numbered(search.sampler, search.sampler_seed, [int(row["number"]) for row in past])
+def sampler_of(search: Search, taken: Iterable[int] = ()) -> Numbered:
+    return Numbered(search.sampler, search.sampler_seed, taken)
 
 
 def open_study(search: Search, past: Sequence[Row], sampler: BaseSampler | None = None) -> optuna.Study:
     """A study in memory that knows the past trials of a search."""
     study = optuna.create_study(
-        directions=["minimize"] * len(search.objective.names), sampler=sampler or sampler_of(search, past)
+        directions=["minimize"] * len(search.objective.names), sampler=sampler or sampler_of(search)
     )
     remember(study, search, past)
     return study
@@ -116,6 +116,13 @@ def remember(study: optuna.Study, search: Search, past: Sequence[Row]) -> None:
     if isinstance(breeder, BaseGASampler):
         for generation in range(1 + max((row["generation"] or 0 for row in past), default=0)):
             breeder.get_parent_population(study, generation)
+
+
+def tried_again(search: Search, trial: Trial, values: Mapping[str, Any]) -> FrozenTrial:
+    """A trial that the sampler drew in an earlier session and that has been tried now."""
+    scores = json.dumps({name: values[name] for name in search.objective.names})
+    row = {"number": trial.number, "generation": trial.generation, "drawn": json.dumps(dict(trial.drawn))}
+    return frozen(search, {**row, "values": scores, "status": "ok"})
 
 
 def frozen(search: Search, row: Row) -> FrozenTrial:

@@ -123,23 +123,28 @@ class TrialWriter:
     def __init__(self, store: Store, search_id: str, rows: Sequence[Row]) -> None:
         self.store, self.name = store, f"trials/{search_id}.parquet"
         self.rows = list(rows)
-        self._written = len(self.rows)
-        self._last = 0.0
+        self._pending = False
+        self._due = 0.0
 
     def add(self, row: Row) -> None:
-        """Take a trial; it is written now, or with those of the next second."""
+        """Take a trial, in the place of an earlier one of its number; `flush` makes it safe."""
         if stray := set(row) - NAMES:
             raise KeyError(f"trial {row.get('number')} has columns {sorted(stray)} that the schema lacks")
+        self.rows = [known for known in self.rows if known["number"] != row["number"]]
         self.rows.append({"schema_version": SCHEMA_VERSION, **row})
-        if time.monotonic() - self._last >= FLUSH_SECONDS:
+        self._pending = True
+
+    def flush_if_due(self) -> None:
+        if self._pending and time.monotonic() >= self._due:
             self.flush()
 
-    def flush(self) -> None:
+    def flush(self, wait: bool = True) -> None:
         """Make every trial so far safe."""
-        if self._written < len(self.rows):
+        if self._pending:
+            self.store.require_held()
             buffer = io.BytesIO()
             table = pa.Table.from_pylist(self.rows, schema=SCHEMA)
             pq.write_table(table, buffer, compression="zstd")
-            self.store.write(self.name, buffer.getvalue())
-            self._written = len(self.rows)
-        self._last = time.monotonic()
+            self.store.write(self.name, buffer.getvalue(), wait)
+            self._pending = False
+        self._due = time.monotonic() + FLUSH_SECONDS

@@ -28,7 +28,7 @@ from harness.search.book import Book
 from harness.search.definition import Search
 from harness.search.evaluate import Evaluator, Trial, describe, lost
 from harness.search.objectives import Truth
-from harness.search.study import distributions, remember, sampler_of
+from harness.search.study import distributions, remember, sampler_of, tried_again
 from harness.workspace import Settings
 
 QUIET = {
@@ -158,28 +158,37 @@ def _asker(search: Search, book: Book) -> Any:
     from ray.tune.search import Searcher
     from ray.tune.search.optuna import OptunaSearch
 
-    past = book.writer.rows
-    sampler = sampler_of(search, past)
+    sampler = sampler_of(search, book.numbers)
     names = list(search.objective.names)
+    again: dict[str, Trial] = {}  # tried in an earlier session: the study has not asked for them
 
     class Asker(OptunaSearch):
         def suggest(self, trial_id: str) -> Any:
             if not book.room:
                 return Searcher.FINISHED
-            drawn: Any = super().suggest(trial_id)
+            trial = book.again()
+            if trial is not None:
+                again[trial_id] = trial
+            else:
+                drawn: Any = super().suggest(trial_id)
+                trial = sampler.trial(self._ot_trials[trial_id].number, drawn)
             book.start()
-            return asdict(sampler.trial(self._ot_trials[trial_id].number, drawn))
+            return asdict(trial)
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             if error or not result:  # Optuna would leave it without a value: it gets the penalty
                 result = search.objective.worst()
-            super().on_trial_complete(trial_id, result, error=False)
+            if trial_id in again:
+                study: Any = self._ot_study
+                study.add_trial(tried_again(search, again.pop(trial_id), result))
+            else:
+                super().on_trial_complete(trial_id, result, error=False)
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the trials in the store are what a search goes on from."""
 
     asker: Any = Asker(space=distributions(search), metric=names, mode=["min"] * len(names), sampler=sampler)
-    remember(asker._ot_study, search, past)
+    remember(asker._ot_study, search, book.past)
     return asker
 
 
@@ -222,13 +231,18 @@ def _sink(search: Search, book: Book) -> Any:
 
     facts = driver_facts()
     deadline = Deadline(_end_actor)
+    began: dict[str, float] = {}  # when each trial was tried first
 
     class Sink(tune.Callback):
         def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
             stop.check()
             deadline.look(trials)
 
+        def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+            book.flush()  # here and nowhere else: an error in what follows makes Tune try a trial again
+
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            began.setdefault(trial.trial_id, time.monotonic())
             deadline.start(trial)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -243,7 +257,8 @@ def _sink(search: Search, book: Book) -> Any:
             if "runs other code" in why:
                 raise Misuse(f"a worker refused to start: {why}; install the same efface on every node")
             row = {**describe(search, Trial(**trial.config)), **lost(search, "failed", "worker_error", why)}
-            book.finish({**row, **facts, "device_seconds": 0.0, "run_scores": "{}"})
+            seconds = time.monotonic() - began.get(trial.trial_id, time.monotonic())
+            book.finish({**row, **facts, "device_seconds": seconds, "run_scores": "{}"})
 
     return Sink()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from harness.search import outcome
 from harness.search.book import Book, Budget
 from harness.search.definition import Search
 from harness.search.trials import COLUMNS, read_search
+from harness.store import StoreError
 from harness.suite import Suite
 
 Searched = Callable[..., Book]
@@ -143,7 +145,68 @@ def test_a_search_without_a_finite_trial_says_so_and_writes_no_preset(
     name = extra_method(fails, search={"lr": {"low": 0.1, "high": 1.0}})
     search = defined(method=name)
     finding = outcome.find(search, searched(search, Budget(2)), catalogue)
-    assert finding.best is None and "no trial came out finite" in outcome.text(finding)
+    assert finding.best is None
+    assert "no trial came out finite; the last error: never" in outcome.text(finding)
+
+
+def test_what_failed_by_a_mistake_is_tried_again_at_the_same_points_once_it_is_put_right(
+    defined: Defined, searched: Searched, extra_method: Callable[..., str]
+) -> None:
+    broken = True
+
+    def mended(model: Any, forget: Any, retain: Any, ctx: Any) -> Any:
+        if broken:
+            raise NameError("modle")
+        return model
+
+    name = extra_method(mended, search={"lr": {"low": 0.1, "high": 1.0}})
+    search = defined(method=name)
+    before = searched(search, Budget(3)).writer.rows
+    assert [row["status"] for row in before] == ["failed"] * 3
+    broken = False
+    after = sorted(searched(search, Budget(5)).writer.rows, key=lambda row: row["number"])
+    assert [row["number"] for row in after] == [0, 1, 2, 3, 4]
+    assert {row["status"] for row in after} == {"ok"}
+    assert [row["drawn"] for row in after[:3]] == [row["drawn"] for row in before]
+
+
+def test_a_method_that_always_fails_ends_its_search_with_the_reason(
+    defined: Defined, searched: Searched, extra_method: Callable[..., str]
+) -> None:
+    def fails(model: Any, forget: Any, retain: Any, ctx: Any) -> Any:
+        raise ValueError("never")
+
+    name = extra_method(fails, search={"lr": {"low": 0.1, "high": 1.0}})
+    search = defined(method=name)
+    with pytest.raises(Misuse, match=r"first 10 trials have all failed \(never\)"):
+        searched(search, Budget(None, 60.0))
+
+
+def test_what_has_no_value_in_toml_is_a_preset_all_the_same(
+    defined: Defined, searched: Searched, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    search = defined(method="neggrad", model="vgg_mini", suite={"models": ["vgg_mini"]})
+    finding = outcome.find(search, searched(search, Budget(1)), catalogue)
+    assert finding.best is not None
+    params = {**json.loads(finding.best["params"]), "grad_clip": None}
+    best = {**finding.best, "params": json.dumps(params)}
+    change = outcome.Change("grad_clip", 1.0, None)
+    text = outcome.preset_text(replace(finding, best=best, changes=[change]), "1 trial")
+    (tmp_path / "found.toml").write_text(text)
+    found = dict(resolve(catalogue, "neggrad", search.task, presets=read_presets(str(tmp_path))).params)
+    assert 'unset = ["grad_clip"]' in text and found["grad_clip"] is None
+
+
+def test_a_search_whose_lease_was_taken_writes_no_more_trials(defined: Defined, searched: Searched) -> None:
+    writer = searched(defined(), Budget(1)).writer
+
+    def taken() -> None:
+        raise StoreError("taken over by another sweep")
+
+    writer.store.require_held = taken
+    writer.add({**writer.rows[0], "number": 1})
+    with pytest.raises(StoreError, match="taken over"):
+        writer.flush()
 
 
 def test_the_best_trial_becomes_a_preset_for_every_other_class(

@@ -19,7 +19,7 @@ def bowl(drawn: dict[str, Any]) -> float:
 def ask(search: Search, past: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """Rows of `count` more trials, one after the other."""
     rows = list(past)
-    sampler = sampler_of(search, past)
+    sampler = sampler_of(search, [row["number"] for row in past])
     study = open_study(search, past, sampler)
     for _ in range(count):
         trial = study.ask(distributions(search))
@@ -71,7 +71,7 @@ def test_after_a_cut_a_number_that_was_lost_is_drawn_again_and_none_twice(
     search = defined()
     whole = ask(search, [], 6)
     past = [whole[0], whole[2]]
-    sampler = sampler_of(search, past)
+    sampler = sampler_of(search, [row["number"] for row in past])
     study = open_study(search, past, sampler)
     asked = [study.ask(distributions(search)) for _ in range(3)]
     assert [sampler.trial(trial.number, trial.params).number for trial in asked] == [1, 3, 4]

@@ -107,6 +107,18 @@ def words(options: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(typed)
 
 
+def in_files(presets: Sequence[str]) -> list[str]:
+    """Presets as what can travel to a cluster: of a folder here, its files; a whole path is the cluster's."""
+    found: list[str] = []
+    for where in presets:
+        here = Path(where).is_dir() and not where.startswith("/")
+        inside = sorted(map(str, Path(where).glob("*.toml"))) if here else [where]
+        if not inside:
+            raise Misuse(f"--presets {where}: no .toml file there; expected what `efface tune` writes")
+        found += inside
+    return found
+
+
 def check_urls(option: str, typed: Sequence[str]) -> None:
     """Files that the cluster must be able to read: a URL, or the whole path there."""
     for text in typed:

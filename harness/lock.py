@@ -13,7 +13,7 @@ import uuid
 from types import TracebackType
 from typing import Any
 
-from harness.patience import StoreAway, StoreError
+from harness.patience import StoreError
 from harness.store import Store
 
 RENEW_SECONDS = 10.0
@@ -93,8 +93,8 @@ class StoreLock:
             self._stop.set()
             self._renewer.join()
             if not self.lost:
-                with contextlib.suppress(OSError):  # a store that is away: the lease runs out by itself
-                    self.store.fs.rm_file(self.store.path(LEASE))
+                with contextlib.suppress(StoreError):  # it is away: the lease runs out by itself
+                    self.store.remove(LEASE)
 
     def _lock_file(self) -> None:
         assert self.store.local is not None
@@ -135,17 +135,17 @@ class StoreLock:
                     self.lost = True
                     return
                 self._write_lease(wait=False)
-            except StoreAway:
-                continue  # the sweep waits for it as well
+            except StoreError:
+                continue  # the sweep waits for it as well, or ends with that
 
     def _write_lease(self, wait: bool = True) -> None:
         self.store.write(LEASE, json.dumps({**self._me, "renewed": time.time()}).encode(), wait)
         self._renewed = time.monotonic()
 
-    def _require_held(self) -> None:
+    def _require_held(self, wait: bool) -> None:
         """Raises where another sweep took the store over: two would write the same file of rows."""
         if not self.lost and time.monotonic() - self._renewed > VOID_SECONDS:  # this process slept
-            self.lost = (read_lease(self.store, wait=False) or {}).get("token") != self._me["token"]
+            self.lost = (read_lease(self.store, wait) or {}).get("token") != self._me["token"]
         if self.lost:
             raise StoreError(
                 f"store {self.store.url} was taken over by another sweep while this one was out of reach for "

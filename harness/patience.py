@@ -77,13 +77,26 @@ def reason_of(error: BaseException) -> str:
 
 
 def attempt(act: Callable[[], T], store: str, what: str, local: bool) -> T:
-    """What `act` gives; StoreAway where it fails for a reason that may pass, else its own error."""
+    """What `act` gives; StoreAway where it fails for a reason that may pass.
+
+    Of a folder any other error is as it was, of an object store a StoreError; that a file is not there is no
+    error of a store that is read.
+    """
     try:
         return act()
     except Exception as error:
-        if not may_pass(error):
-            raise
         why = f"cannot be {what}: {reason_of(error)}"
+        if not may_pass(error):
+            absent = isinstance(error, FileNotFoundError) and what == "read"
+            ours = type(error).__module__ == "builtins" and not isinstance(
+                error, OSError
+            )  # a mistake in code
+            if local or absent or ours or isinstance(error, (Misuse, OverTime)):
+                raise
+            raise StoreError(
+                f"store {store} {why}; see that it exists and that your credentials may use it, or give "
+                "another one with --store"
+            ) from error
         hint = "make room or give" if local else "see that it can be reached, or give"
         raise StoreAway(f"store {store} {why}; {hint} another one with --store", store, why) from error
 

@@ -46,7 +46,8 @@ class Store:
         self.local = Path(self.root) if "file" in _protocols(self.fs) else None
         self._listing: dict[str, frozenset[str]] = {}
         self.patience = patience or Patience()
-        self.require_held: Callable[[], None] = lambda: None  # raises where another sweep took it over
+        # raises where another sweep took it over; told whether to wait for a store that is away
+        self.require_held: Callable[[bool], None] = lambda wait: None
         self.once_a_node: Callable[[str], Path] | None = None  # a local copy that workers here share
 
     # -------------------- opening
@@ -117,6 +118,11 @@ class Store:
         """Write a whole file, so that a reader sees either the old or the new one."""
         self._do("written", lambda: self._write(name, data), wait)
 
+    def remove(self, name: str) -> None:
+        """Take a file away; without waiting."""
+        with contextlib.suppress(FileNotFoundError):
+            self._do("read", lambda: self.fs.rm_file(self.path(name)), wait=False)
+
     def _do(self, what: str, act: Callable[[], T], wait: bool = True) -> T:
         """Wait for a store that is away, as long as its patience lasts; any other error is as it was."""
 
@@ -151,8 +157,12 @@ class Store:
         found = (str(entry).rsplit("/", 1)[-1] for entry in paths)
         return sorted(name for name in found if not name.startswith((".", "_")))
 
+    def look_again(self) -> None:
+        """Forget what was listed: workers may have written since."""
+        self._listing.clear()
+
     def _listed(self, folder: str) -> frozenset[str]:
-        """A listing kept for the life of this object: a plan asks for thousands of ids at once."""
+        """A listing that is kept: a plan asks for thousands of ids at once."""
         if folder not in self._listing:
             self._listing[folder] = frozenset(self.names(folder))
         return self._listing[folder]
@@ -284,7 +294,7 @@ class RowWriter:
     def flush(self, wait: bool = True) -> None:
         """Make every row so far safe."""
         while self._pending:
-            self.store.require_held()
+            self.store.require_held(wait)
             room = SEGMENT_ROWS - len(self._segment)
             taken = self._pending[:room]
             # one chunk: a table of many small ones takes as many pages of each column to write

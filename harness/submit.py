@@ -25,12 +25,31 @@ from harness.urls import refuse_credentials
 CONNECT_SECONDS = 5.0
 STOP_SECONDS = 60  # for a sweep to write down what is done, before Ray kills its driver
 AGENT_SECONDS = 60.0
+LOST_SECONDS = 600.0  # a cluster that is out of reach is asked again for so long
+RETRY_SECONDS = 3.0
 NO_AGENT = "No available agent"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED_CODE = 130  # as after Ctrl-C
 
 
 # -------------------- the cluster
+
+
+class Log:
+    """What has been told of a job's log, which is always sent from its beginning."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write, self._told, self._at = write, 0, 0
+
+    def begin(self) -> None:
+        self._at = 0
+
+    def take(self, text: str) -> None:
+        fresh = text[max(0, self._told - self._at) :]
+        self._at += len(text)
+        self._told = max(self._told, self._at)
+        if fresh:
+            self._write(fresh)
 
 
 class Jobs:
@@ -86,30 +105,40 @@ class Jobs:
         )
 
     def follow(self, submission_id: str, write: Callable[[str], None]) -> int:
-        """Write what the job says until it ends, and give its exit code. A lost connection is taken up again
-        where it broke off.
+        """Write what the job says until it ends, and give its exit code. A lost connection, or a tunnel that
+        is down for a while, is taken up again where it broke off.
         """
         import aiohttp
 
-        seen = 0
+        log, lost = Log(write), 0.0
         self._info(submission_id)
         while True:
             with suppress(RuntimeError, OSError, aiohttp.ClientError):  # the connection, not the job
-                seen = asyncio.run(self._tail(submission_id, write, seen))
-            job = self._info(submission_id)
+                asyncio.run(self._tail(submission_id, log))
+            try:
+                job = self._info(submission_id)
+            except Misuse as error:
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > LOST_SECONDS:
+                    raise Misuse(f"{error}. {self.goes_on(submission_id)}") from None
+                time.sleep(RETRY_SECONDS)
+                continue
+            lost = 0.0
             if str(job.status) in ENDED:
                 return self._end(job, write)
             time.sleep(1.0)
 
-    async def _tail(self, submission_id: str, write: Callable[[str], None], skip: int) -> int:
-        """Gives how many characters have been told; the log is always sent from its beginning."""
-        told = 0
+    async def _tail(self, submission_id: str, log: Log) -> None:
+        log.begin()
         async for text in self._client.tail_job_logs(submission_id):
-            fresh = text[max(0, skip - told) :]
-            told += len(text)
-            if fresh:
-                write(fresh)
-        return max(told, skip)
+            log.take(text)
+
+    def goes_on(self, submission_id: str) -> str:
+        """What to tell who stops following a job."""
+        return (
+            f"{submission_id} goes on. To follow it: efface status --address {self.address} --follow "
+            f"{submission_id}; to end it: efface stop {submission_id} --address {self.address}"
+        )
 
     @staticmethod
     def _end(job: Any, write: Callable[[str], None]) -> int:

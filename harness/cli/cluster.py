@@ -81,7 +81,7 @@ def submit(
         "data": data,
         "data-dir": data_dir,
         "limit": limit,
-        "presets": presets,
+        "presets": job.in_files(presets or []),
         "device": device,
     }
     options |= {"per-gpu": per_gpu, "seeds": seeds, "workers": workers, "time-limit": time_limit}
@@ -124,10 +124,7 @@ def follow_job(cluster: Jobs, submission_id: str) -> int:
     try:
         return cluster.follow(submission_id, write)
     except KeyboardInterrupt:
-        say(
-            f"{submission_id} goes on. To follow it: efface status --address {cluster.address} --follow "
-            f"{submission_id}; to end it: efface stop {submission_id} --address {cluster.address}"
-        )
+        say(cluster.goes_on(submission_id))
         return 130
 
 

@@ -172,7 +172,7 @@ def _run(searches: list[Search], bench: Bench, suite: str, plots: Path | None, a
             preset = None
             if finding.best is not None:
                 preset = f"presets/{outcome.preset_name(search)}"
-                bench.store.require_held()
+                bench.store.require_held(True)
                 bench.store.write(preset, outcome.preset_text(finding, bench.budget.text()).encode())
             found.append(outcome.facts(finding, preset and f"{bench.store.url}/{preset}"))
             if not as_json:

@@ -71,6 +71,8 @@ def define_all(
 
 def references(search: Search, suite: Suite, store: Store | None, catalogue: Catalogue) -> Plan:
     """What a search is judged against, as a plan: of each task the original, and a true retrain a seed."""
+    if store:
+        store.look_again()  # the searches before this one have trained some of it
     first = search.seeds[0]
     wanted = [
         Wanted(search.run(task, "baseline", 1, (), first), "default", search.original)

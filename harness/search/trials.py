@@ -141,7 +141,7 @@ class TrialWriter:
     def flush(self, wait: bool = True) -> None:
         """Make every trial so far safe."""
         if self._pending:
-            self.store.require_held()
+            self.store.require_held(wait)
             buffer = io.BytesIO()
             table = pa.Table.from_pylist(self.rows, schema=SCHEMA)
             pq.write_table(table, buffer, compression="zstd")

@@ -148,9 +148,33 @@ def test_what_may_pass_is_tried_again_until_it_works(store: Store, error: BaseEx
 def test_what_will_not_pass_is_an_error_at_once(store: Store, error: BaseException) -> None:
     failing(1, lambda: error)
     Flaky.tried.clear()
-    with pytest.raises(type(error)):
+    told = (
+        StoreError
+        if isinstance(error, (OSError, ServerError)) and not isinstance(error, OverTime)
+        else type(error)
+    )
+    with pytest.raises(told) as refused:
         store.write("x", b"1")
     assert len(Flaky.tried) == 1
+    if told is StoreError:
+        assert not isinstance(refused.value, StoreAway)
+        assert "your credentials may use it, or give another one with --store" in str(refused.value)
+
+
+def test_a_store_without_credentials_is_one_message_and_a_missing_file_is_none(
+    efface: Callable[..., tuple[int, str, str]],
+) -> None:
+    class NoCredentialsError(Exception):
+        """As botocore has it."""
+
+    NoCredentialsError.__module__ = "botocore.exceptions"
+    failing(10**6, lambda: NoCredentialsError("Unable to locate credentials"))
+    code, _, said = efface("sweep", "demo", "--store", "flaky://bucket/none")
+    assert (code, len(said.strip().splitlines())) == (2, 1)
+    assert "store flaky://bucket/none cannot be" in said and "Unable to locate credentials" in said
+    failing(0, KeyError)
+    with pytest.raises(FileNotFoundError):
+        Store("flaky://bucket/none").read("rows/x")
 
 
 def test_the_status_of_an_answer_is_found_where_clients_keep_it() -> None:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -132,6 +133,55 @@ def test_files_of_ones_own_travel_and_are_named_as_they_lie_there(
     monkeypatch.setattr(job, "MOST_BYTES", 5)
     with pytest.raises(Misuse, match="15 bytes, the cluster takes 5"), wish.folder():
         pass
+
+
+def test_a_folder_of_presets_travels_as_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine", "empty"):
+        Path(folder).mkdir()
+    for name in ("b.toml", "a.toml", "notes.txt"):
+        Path("mine", name).write_text("")
+    elsewhere = ["s3://bucket/presets", str(tmp_path / "mine")]
+    assert job.in_files(["mine", *elsewhere]) == ["mine/a.toml", "mine/b.toml", *elsewhere]
+    with pytest.raises(Misuse, match=r"empty: no \.toml file there"):
+        job.in_files(["empty"])
+
+
+class Broken:
+    """A dashboard whose connection breaks after two lines, and whose tunnel is then down for a while."""
+
+    def __init__(self, down: int) -> None:
+        self.down, self.walks = down, 0
+
+    async def tail_job_logs(self, name: str) -> Any:
+        self.walks += 1
+        for number in range(2 if self.walks == 1 else 4):
+            yield f"line {number}\n"
+        if self.walks == 1:
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+    def info(self, name: str) -> Any:
+        if self.walks and self.down > 0:
+            self.down -= 1
+            raise Misuse("no cluster answers at http://127.0.0.1:8265")
+        return SimpleNamespace(status="SUCCEEDED" if self.walks > 1 else "RUNNING", driver_exit_code=0)
+
+
+@pytest.mark.parametrize(("down", "patience"), [(0, 600.0), (5, 600.0), (10**6, 0.0)])
+def test_a_job_is_followed_through_a_broken_connection_and_nothing_is_told_twice(
+    monkeypatch: pytest.MonkeyPatch, down: int, patience: float
+) -> None:
+    jobs, client, said = submit.Jobs.__new__(submit.Jobs), Broken(down), []
+    jobs.address, jobs._client = "http://127.0.0.1:8265", client
+    monkeypatch.setattr(jobs, "_info", client.info, raising=False)
+    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(submit, "LOST_SECONDS", patience)
+    if patience:
+        assert jobs.follow("job", said.append) == 0
+        assert "".join(said) == "line 0\nline 1\nline 2\nline 3\n"
+    else:
+        with pytest.raises(Misuse, match=r"no cluster answers .* job goes on\. To follow it: efface status"):
+            jobs.follow("job", said.append)
 
 
 @pytest.mark.parametrize(("refusals", "patience", "sent"), [(2, 60.0, True), (2, -1.0, False)])

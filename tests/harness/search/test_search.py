@@ -15,7 +15,7 @@ import pytest
 from harness.errors import Misuse
 from harness.presets import read_presets, resolve
 from harness.registry import Catalogue
-from harness.search import outcome
+from harness.search import driver, outcome
 from harness.search.book import Book, Budget
 from harness.search.definition import Search
 from harness.search.trials import COLUMNS, read_search
@@ -197,10 +197,19 @@ def test_what_has_no_value_in_toml_is_a_preset_all_the_same(
     assert 'unset = ["grad_clip"]' in text and found["grad_clip"] is None
 
 
+def test_what_one_search_has_trained_the_next_one_does_not_train_again(
+    defined: Defined, searched: Searched, catalogue: Catalogue, small: Callable[..., Suite]
+) -> None:
+    random = {"task": [{"dataset": "digits", "scenario": "random", "count": 20}]}
+    store = searched(defined(), Budget(1)).writer.store
+    plan = driver.references(defined(random, scenario="random"), small(**random), store, catalogue)
+    assert [job.kind for job in plan.jobs if job.kind != "run"] == ["retrain", "retrain"]
+
+
 def test_a_search_whose_lease_was_taken_writes_no_more_trials(defined: Defined, searched: Searched) -> None:
     writer = searched(defined(), Budget(1)).writer
 
-    def taken() -> None:
+    def taken(wait: bool) -> None:
         raise StoreError("taken over by another sweep")
 
     writer.store.require_held = taken

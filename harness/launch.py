@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse
-from harness.execute.limits import Limits
+from harness.execute.limits import FETCH_SECONDS, FIRST_SECONDS, Limits
 from harness.node_data import source_of
 from harness.plan import Plan
 from harness.registry import Catalogue
@@ -59,10 +59,11 @@ class Where:
             return None
         return os.environ.get("RAY_ADDRESS") if self.on == "auto" else self.on
 
-    def limits(self) -> Limits:
-        """What a worker may take before it is given up."""
+    def limits(self, fetches: bool = False) -> Limits:
+        """What a worker may take before it is given up; `fetches`: it may have to fetch data first."""
         memory = None if self.memory_limit is None else int(self.memory_limit * 1e9)
-        return Limits(self.time_limit, memory, self.silence)
+        first = FETCH_SECONDS if fetches else FIRST_SECONDS
+        return Limits(self.time_limit, memory, self.silence, first=first)
 
     @property
     def inline(self) -> bool:
@@ -159,7 +160,7 @@ def _ray(told: Settings, where: Where) -> Callable[[], Executor]:
             workers=workers,
             address=where.address,
             gpus_each=gpus_each,
-            limits=where.limits(),
+            limits=where.limits(fetches=told.source is not None),
         )
 
     return make

@@ -6,7 +6,7 @@
 CACHE is $EFFACE_CACHE or ~/.cache/efface. A version names what the source listed when the sweep began (names,
 sizes, checksums or times), so that changed data are fetched anew, and a node that finds another version than
 the driver says so. A copy gets its name only when it is whole: every size as listed and, where the source has
-a file SHA256SUMS, every digest in it.
+a file SHA256SUMS, every digest in it; one that broke off goes on with the files that it lacks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -187,27 +186,25 @@ def _copy(url: str, part: Part, target: Path, option: str) -> None:
         )
     sums = _sums(fs, root)
     temporary = target.with_name(f".{target.name}.partial")  # only one process at a time, so never two
-    _remove(temporary)
     jobs: list[Future[None]] = []
-    try:
-        with ThreadPoolExecutor(FETCHERS) as pool:
-            for name, facts in listed.items():
-                expected = sums.get(_join(part.path, name))
-                jobs.append(
-                    pool.submit(_copy_file, fs, _join(origin, name), temporary / name, facts, expected)
-                )
-            for job in jobs:
-                job.result()
-        temporary.replace(target)
-    finally:
-        _remove(temporary)
+    with ThreadPoolExecutor(FETCHERS) as pool:
+        for name, facts in listed.items():
+            place = temporary / name if name else temporary
+            if place.is_file():
+                continue  # whole: from a fetch that broke off
+            expected = sums.get(_join(part.path, name))
+            jobs.append(pool.submit(_copy_file, fs, _join(origin, name), place, facts, expected))
+        for job in jobs:
+            job.result()
+    temporary.replace(target)
 
 
 def _copy_file(fs: Any, path: str, target: Path, facts: Mapping[str, Any], expected: str | None) -> None:
-    """One file, complete as far as its source can tell."""
+    """One file, which gets its name when it is complete as far as its source can tell."""
     target.parent.mkdir(parents=True, exist_ok=True)
     sha, size = hashlib.sha256(), 0
-    with fs.open(path, "rb") as source, target.open("wb") as copy:
+    unfinished = target.with_name(f".{target.name}.part")
+    with fs.open(path, "rb") as source, unfinished.open("wb") as copy:
         while chunk := source.read(CHUNK):
             sha.update(chunk)
             copy.write(chunk)
@@ -219,6 +216,7 @@ def _copy_file(fs: Any, path: str, target: Path, facts: Mapping[str, Any], expec
             f"{path} has the SHA-256 {sha.hexdigest()[:16]}…, {SUMS} beside it says {str(expected)[:16]}…; "
             "put the right file there"
         )
+    unfinished.replace(target)
 
 
 def _sums(fs: Any, root: str) -> dict[str, str]:
@@ -229,13 +227,6 @@ def _sums(fs: Any, root: str) -> dict[str, str]:
         return {}
     pairs = (line.split(maxsplit=1) for line in lines if line.strip())
     return {pair[1].lstrip("*").removeprefix("./"): pair[0] for pair in pairs if len(pair) == 2}
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _join(*parts: str) -> str:

@@ -162,7 +162,7 @@ def _run(searches: list[Search], bench: Bench, suite: str, plots: Path | None, a
         for search in searches:
             display = SearchDisplay(Console(file=sys.stderr), search.label)
             try:
-                book = driver.run(search, bench, display.row, display.begin)
+                book = driver.run(search, bench, display.row, display.begin, display.say)
             except KeyboardInterrupt:
                 say("stopped. Every finished trial is kept; type the same command to go on.")
                 raise SystemExit(130) from None

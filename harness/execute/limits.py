@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.execute.slots import Died, Slot
+from harness.execute.slots import Died, Slot, dataset
 
-FIRST_SECONDS = 30.0  # on top of the time limit, for the first run of a worker: it loads the data
+FIRST_SECONDS = 30.0  # on top of a limit, for a worker's first run on a data set: it loads the data
+FETCH_SECONDS = 4 * 3600.0  # the same where its node may have to fetch them first
 LONG_SECONDS = 3600.0  # no run is given up as endless before that
 MANY_TIMES = 100  # as long as expected: its expectation may stem from another data set
 
@@ -19,6 +20,7 @@ class Limits:
     memory: int | None = None  # bytes; over it a worker starts afresh after its run, over twice it at once
     silence: float = 45.0  # seconds without a sign of life
     starting: float = 180.0  # seconds until the first one
+    first: float = FIRST_SECONDS  # more for a worker's first run on a data set
 
 
 def verdict(slot: Slot, now: float, limits: Limits) -> Died | None:
@@ -32,9 +34,10 @@ def verdict(slot: Slot, now: float, limits: Limits) -> Died | None:
     if not slot.queue:
         return None
     ran, expected = now - slot.since, slot.queue[0][1].expected_seconds
-    if limits.time is not None and ran > limits.time + (0.0 if slot.finished else FIRST_SECONDS):
+    more = 0.0 if dataset(slot.queue[0][1]) in slot.datasets else limits.first
+    if limits.time is not None and ran > limits.time + more:
         return Died("timeout", f"longer than the time limit of {limits.time:g} s (--time-limit)")
-    if expected and ran > max(LONG_SECONDS, MANY_TIMES * expected):
+    if expected and ran > max(LONG_SECONDS, MANY_TIMES * expected) + more:
         return Died("deadline", f"no end after {ran:.0f} s; {expected:.0f} s were expected")
     if limits.memory and slot.resident > 2 * limits.memory:
         return Died("memory", f"the worker held {slot.resident >> 20} MiB (--memory-limit)")

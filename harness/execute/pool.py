@@ -17,8 +17,8 @@ from harness.errors import Misuse
 from harness.execute import stop
 from harness.execute.limits import Limits, verdict
 from harness.execute.losses import Losses
-from harness.execute.room import limit_of, needs_whole, sizes, total
-from harness.execute.slots import Answer, Cluster, Died, Slot, resource, sort
+from harness.execute.room import lack_of_room, limit_of, needs_whole, sizes
+from harness.execute.slots import Answer, Cluster, Died, Slot, dataset, resource, sort
 from harness.plan import Job
 from harness.rows import Row
 from harness.schedule import Done
@@ -26,7 +26,6 @@ from harness.schedule import Done
 AHEAD = 2  # jobs in a worker's queue: one running, one ready, so that no worker waits for the driver
 QUICK_SECONDS = 5.0  # behind a longer job nothing waits, as another worker may be free before
 RESIZE_SECONDS = 2.0
-COUNTED = (("CPU", "cores"), ("GPU", "GPUs"))
 IDLE_SECONDS = 120.0  # an idle worker would keep a machine of an autoscaling cluster running
 
 
@@ -82,10 +81,7 @@ class Pool:
         """No worker has room: machines are yet to come, or never will."""
         if any(slot.home for slot in self._slots):
             return None
-        there = " and ".join(f"{total(self._nodes, name):g} {what}" for name, what in COUNTED)
-        want = f"{self.share:g} GPU" if self.share else "a core"
-        hint = "; if it has no GPUs and never will, type --device cpu" if self.share else ""
-        return f"no worker has started yet: each wants {want}, and the cluster has {there} now{hint}"
+        return f"no worker has started yet: {lack_of_room(self._nodes, self.share)}"
 
     def close(self) -> None:
         """Stop the workers, and the private cluster if there is one."""
@@ -99,32 +95,27 @@ class Pool:
         """Give up the workers of lost machines; start what there is room and work for."""
         now = self._clock()
         self._due = now + RESIZE_SECONDS
-        self._nodes = (
-            dict(self.cluster.nodes()) or self._nodes
-        )  # none at all: the cluster's head is restarting
+        self._nodes = dict(self.cluster.nodes()) or self._nodes  # none at all: its head is restarting
         for slot in list(self._slots):
             if slot.home and slot.home.node not in self._nodes:
                 self._bury(slot, Died("node", "its machine is gone"))
         if self._losses.decide(self._nodes, self._spoke):
             self._due = min(self._due, now + 0.5)
         want = self._sizes()
-        self._room = want.places
+        self._room = want.places + want.whole
         shared = [slot for slot in self._slots if not slot.whole and not slot.retiring]
         for slot in shared[max(want.shared, want.places) :]:
             if slot.home is None:  # nobody waits for it any more
                 self._drop(slot)
-        self._keep_whole(want.whole, shared)
+        self._keep_whole(want.whole, want.spare, shared)
         self._drop_idle()
         if now >= self._patience:
             for _ in range(want.shared - len(shared)):
                 self._start()
 
     def _sizes(self) -> Any:
-        at_hand = [
-            *self._queue,
-            *self._losses.suspects(),
-            *(job for slot in self._slots for _, job in slot.queue),
-        ]
+        given = (job for slot in self._slots for _, job in slot.queue)
+        at_hand = [*self._queue, *self._losses.suspects(), *given]
         whole = sum(map(needs_whole, at_hand)) if 0 < self.share < 1 else 0
         return sizes(self._nodes, self.share, self.workers, self._most, len(at_hand), whole)
 
@@ -133,14 +124,18 @@ class Pool:
         actor = self.cluster.start(1.0 if whole else self.share, alone)
         self._slots.append(Slot(actor, self.cluster.pulse(actor), self._clock(), whole))
 
-    def _keep_whole(self, wanted: int, shared: list[Slot]) -> None:
-        """Start workers with a device to themselves, and empty the devices that they are to have."""
-        whole = [slot for slot in self._slots if slot.whole]
-        for slot in whole[wanted:]:
-            slot.retiring = True
-        for _ in range(wanted - len(whole)):
+    def _keep_whole(self, wanted: int, spare: int, shared: list[Slot]) -> None:
+        """Start workers with a device to themselves, and empty devices for all but the `spare` ones."""
+        whole = sorted((slot for slot in self._slots if slot.whole), key=lambda slot: slot.home is None)
+        for slot in whole[wanted + spare :]:
+            if slot.home is None:  # nobody waits for it any more
+                self._drop(slot)
+            else:
+                slot.retiring = True
+        for number in range(len(whole), wanted + spare):
             self._start(whole=True)
-            self._empty_a_device(shared)
+            if number < wanted:
+                self._empty_a_device(shared)
 
     def _empty_a_device(self, shared: list[Slot]) -> None:
         groups: dict[tuple[str, str], list[Slot]] = {}
@@ -242,7 +237,8 @@ class Pool:
         _, job = slot.queue.popleft()
         now = self._clock()
         self._took[sort(job)] = now - slot.since
-        slot.since, slot.finished = now, slot.finished + 1
+        slot.since = now
+        slot.datasets.add(dataset(job))
         self._settled.append(Done(job, {**row, "attempts": job.attempt}))
         if self.limits.memory and slot.resident > self.limits.memory:
             slot.retiring, self._due = True, now  # it starts afresh once its queue is empty

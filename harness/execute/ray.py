@@ -122,6 +122,8 @@ class RayCluster:
             raise _death(error) from None
         except errors.OutOfMemoryError as error:
             raise Died("memory", _short(error)) from None
+        except errors.RuntimeEnvSetupError as error:
+            raise Died("birth", _short(error)) from None
         except errors.RayTaskError as error:
             return Answer(failed("worker_error", str(error.cause or error)), 0)
         except errors.RayError as error:
@@ -160,7 +162,7 @@ def growth(ray: Any) -> dict[str, float] | None:
     """What the cluster may grow to, where it says so; the autoscaler of `ray up` does not."""
     try:
         found = ray._private.state.state.get_max_resources_from_cluster_config()
-    except (AttributeError, RuntimeError):
+    except Exception:  # noqa: BLE001 - a private part of Ray's, which says nothing on most clusters
         return None
     return dict(found) if found else None
 

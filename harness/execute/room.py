@@ -34,6 +34,7 @@ class Sizes:
     shared: int  # workers, those included that wait for room
     places: int  # of them, what there is room for
     whole: int  # workers with a device to themselves, in a pool whose devices are shared
+    spare: int = 0  # more of these, that wait for machines to come
 
 
 def resource_of(share: float) -> str:
@@ -50,6 +51,14 @@ def total(nodes: Nodes, name: str) -> float:
     return sum(has.get(name, 0.0) for has in nodes.values())
 
 
+def lack_of_room(nodes: Nodes, share: float) -> str:
+    """What a worker that waits for room wants, and what there is."""
+    there = f"{total(nodes, 'CPU'):g} cores and {total(nodes, 'GPU'):g} GPUs"
+    want = f"{share:g} GPU" if share else "a core"
+    hint = "; if it has no GPUs and never will, type --device cpu" if share else ""
+    return f"each wants {want}, and the cluster has {there} now{hint}"
+
+
 def limit_of(most: Mapping[str, float] | None, share: float) -> int | None:
     """How many workers a cluster may have once it has grown, where it says so."""
     return None if most is None else int(most.get(resource_of(share), 0.0) / (share or 1.0) + 1e-6)
@@ -59,14 +68,19 @@ def sizes(
     nodes: Nodes, share: float, limit: int | None, most: int | None, jobs: int, whole_jobs: int
 ) -> Sizes:
     """`limit` is what --workers says, `most` what the cluster may grow to; `jobs` are at hand."""
-    whole = _whole(int(total(nodes, "GPU")), whole_jobs, jobs) if 0 < share < 1 else 0
+    gpus = int(total(nodes, "GPU"))
+    whole = _whole(gpus, whole_jobs, jobs) if 0 < share < 1 else 0
     room = max(0, places(nodes, share) - round(whole / share if whole else 0))
     if limit is not None:
         top = max(0, limit - round(whole / share if whole else 0))
     else:
         top = room if whole else room + max(DEMAND, room)
         top = min(top, max(room, most)) if most is not None else top
-    return Sizes(min(top, jobs - min(jobs, whole_jobs) if whole else jobs), min(top, room), whole)
+    # where some wait for whole devices, no others wait beside them: these would take the halves that get free
+    spare = min(whole_jobs - whole, max(DEMAND, gpus)) if whole else 0
+    for bound in (limit, most):
+        spare = spare if bound is None else max(0, min(spare, int(bound * share + 1e-6) - max(gpus, whole)))
+    return Sizes(min(top, jobs - min(jobs, whole_jobs) if whole else jobs), min(top, room), whole, spare)
 
 
 def _whole(gpus: int, whole_jobs: int, jobs: int) -> int:

@@ -89,7 +89,7 @@ class Slot:
     since: float = 0.0  # when the job at the head of the queue got there, or when the queue ran empty
     heard: float = 0.0  # the last sign of life
     resident: int = 0  # bytes, by that sign
-    finished: int = 0  # jobs
+    datasets: set[str] = field(default_factory=set)  # of jobs that it has finished
     alone: bool = False  # nothing may stand behind its job
     retiring: bool = False  # it gets no more jobs
 
@@ -104,6 +104,10 @@ def resource(job: Job) -> str:
         return job.spec.original.id
     assert isinstance(job.spec, TrainSpec)
     return job.spec.dataset
+
+
+def dataset(job: Job) -> str:
+    return job.spec.original.dataset if isinstance(job.spec, RunSpec) else job.spec.dataset
 
 
 def sort(job: Job) -> tuple[str, ...]:

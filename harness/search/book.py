@@ -48,7 +48,8 @@ class Book:
 
     budget: Budget
     writer: TrialWriter
-    tell: Callable[[Row], None] = lambda row: None
+    tell: Callable[[Row], None] = lambda row: None  # of a finished trial
+    say: Callable[[str], None] = lambda text: None  # what else people should know
     out: int = 0  # trials that are being tried
     spent: float = field(init=False)
 

@@ -61,6 +61,9 @@ class SearchDisplay:
                 soft_wrap=True,
             )
 
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
     def end(self) -> None:
         if self._bar:
             self._bar.stop()

@@ -84,7 +84,13 @@ def references(search: Search, suite: Suite, store: Store | None, catalogue: Cat
     return make_plan(replace(suite, metrics=metrics), wanted, store, catalogue)
 
 
-def run(search: Search, bench: Bench, tell: Callable[[Row], None], begin: Callable[[Book], None]) -> Book:
+def run(
+    search: Search,
+    bench: Bench,
+    tell: Callable[[Row], None],
+    begin: Callable[[Book], None],
+    say: Callable[[str], None] = lambda text: None,
+) -> Book:
     """Go on with a search. The caller has locked the store; what is in a file is safe whatever happens."""
     plan = references(search, bench.suite, bench.store, bench.catalogue)
     told = launch.check(plan, bench.store, bench.catalogue, bench.told, bench.weights, bench.fetch)
@@ -93,26 +99,25 @@ def run(search: Search, bench: Bench, tell: Callable[[Row], None], begin: Callab
         job, row = made.failures[0]
         raise Misuse(f"{job.spec.label} failed, and {search.label} is judged by it: {row['error_message']}")
     past = read_search(bench.store, search.id)
-    book = Book(bench.budget, TrialWriter(bench.store, search.id, past), tell)
+    book = Book(bench.budget, TrialWriter(bench.store, search.id, past), tell, say)
     begin(book)
     if book.room:
         truth, known = _truth(search, plan, bench.store), _known(search, bench.store, past)
         try:
             _engine(search, replace(bench, told=told), truth, known, book)
         except BaseException:
-            _save_the_rest(book, bench.listener)
+            _save_the_rest(book)
             raise
         book.writer.flush()
     return book
 
 
-def _save_the_rest(book: Book, listener: Listener | None) -> None:
+def _save_the_rest(book: Book) -> None:
     """The search is stopped or has failed: one more try for its last trials, without waiting."""
     try:
         book.writer.flush(wait=False)
     except StoreError as error:
-        if listener:
-            listener.say(f"the last trials are lost, and will be tried again: {error}")
+        book.say(f"the last trials are lost, and will be tried again: {error}")
 
 
 def _engine(search: Search, bench: Bench, truth: Truth | None, known: dict[str, Row], book: Book) -> None:

@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse
 from harness.execute.limits import LONG_SECONDS, MANY_TIMES
-from harness.execute.room import DEMAND, Nodes, limit_of, places
+from harness.execute.room import DEMAND, Nodes, lack_of_room, limit_of, places
 from harness.provenance import code_digest, driver_facts
 from harness.rows import Row
 from harness.search.book import Book
@@ -29,6 +30,7 @@ from harness.search.definition import Search
 from harness.search.evaluate import Evaluator, Trial, describe, lost
 from harness.search.objectives import Truth
 from harness.search.study import distributions, remember, sampler_of, tried_again
+from harness.sweep import QUIET_SECONDS
 from harness.workspace import Settings
 
 QUIET = {
@@ -112,14 +114,21 @@ def run(search: Search, workers: Workers, truth: Truth | None, known: dict[str, 
     try:
         stop.listen()
         workers = _on(workers, door.living(ray), door.growth(ray))
-        _fit(search, workers, Errand(search, there, truth, known, code_digest()), book, scratch)
+        lack = partial(_lack, door, ray, workers.gpus_each)
+        _fit(search, workers, Errand(search, there, truth, known, code_digest()), book, scratch, lack)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _fit(search: Search, workers: Workers, errand: Errand, book: Book, scratch: str) -> None:
+def _lack(door: Any, ray: Any, share: float) -> str:
+    return lack_of_room(door.living(ray), share)
+
+
+def _fit(
+    search: Search, workers: Workers, errand: Errand, book: Book, scratch: str, lack: Callable[[], str]
+) -> None:
     from ray import tune
 
     share: dict[str, float] = {"cpu": 0, "gpu": workers.gpus_each} if workers.gpus_each else {"cpu": 1}
@@ -135,7 +144,7 @@ def _fit(search: Search, workers: Workers, errand: Errand, book: Book, scratch: 
             storage_path=scratch,
             name=search.id,
             verbose=0,
-            callbacks=[_sink(search, book)],
+            callbacks=[_sink(search, book, lack)],
             failure_config=tune.FailureConfig(max_failures=LOST_TWICE),
         ),
     )
@@ -223,8 +232,8 @@ def _end_actor(actor: Any) -> None:
     threading.Thread(target=lambda: ray.kill(actor, no_restart=True), daemon=True).start()
 
 
-def _sink(search: Search, book: Book) -> Any:
-    """Writes each finished trial, and looks whether somebody wants to stop."""
+def _sink(search: Search, book: Book, lack: Callable[[], str]) -> Any:
+    """Writes each finished trial, looks whether somebody wants to stop, and says what nothing starts for."""
     from ray import tune
 
     from harness.execute import stop
@@ -232,11 +241,15 @@ def _sink(search: Search, book: Book) -> Any:
     facts = driver_facts()
     deadline = Deadline(_end_actor)
     began: dict[str, float] = {}  # when each trial was tried first
+    quiet = [time.monotonic() + QUIET_SECONDS]  # when to say that none has started
 
     class Sink(tune.Callback):
         def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
             stop.check()
             deadline.look(trials)
+            if not began and quiet and time.monotonic() > quiet[0]:
+                quiet.clear()
+                book.say(f"no trial has started yet: {lack()}")
 
         def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
             book.flush()  # here and nowhere else: an error in what follows makes Tune try a trial again

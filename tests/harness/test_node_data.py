@@ -53,7 +53,9 @@ def cifar(tmp_path: Path, bucket: Callable[[Path], None]) -> Path:
 
 
 def copied(cache: Path) -> list[str]:
-    return sorted(p.name for p in cache.rglob("*") if p.is_file() and not p.name.startswith("."))
+    """Files of whole copies."""
+    found = (p.relative_to(cache) for p in cache.rglob("*") if p.is_file())
+    return sorted(p.name for p in found if not any(part.startswith(".") for part in p.parts))
 
 
 def test_data_from_a_url_are_those_of_the_folder_and_nothing_else_is_fetched(
@@ -132,8 +134,15 @@ def test_half_a_copy_is_never_used(
     with pytest.raises(Misuse, match=r"No space left on device.*EFFACE_CACHE=FOLDER"):
         source.folder("cifar10")
     assert copied(own_cache) == []
-    monkeypatch.setattr(node_data, "_copy_file", copy)
+    asked: list[object] = []
+
+    def note(*args: object) -> None:
+        asked.append(args)
+        copy(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(node_data, "_copy_file", note)
     read_data(catalogue, "cifar10", None, source=source)
+    assert len(asked) == len(copied(own_cache)) - 3  # what had come whole is kept
 
 
 def test_a_file_that_arrives_short_is_refused(tmp_path: Path) -> None:

@@ -319,6 +319,13 @@ def test_nobody_is_silent_because_this_process_slept() -> None:
     assert len(cluster.actors) == 2
 
 
+def test_fetching_the_data_of_a_first_run_is_no_part_of_its_time_limit() -> None:
+    cluster = Pretend({"a": {"CPU": 1}}, seconds=100)
+    rows = finish(pool_of(cluster, workers=1, time=20, first=3600), jobs(3))
+    # the second one is over it, and the third has a worker of its own
+    assert sorted(str(row.get("error_type")) for row in rows.values()) == ["None", "None", "timeout"]
+
+
 def test_a_run_over_its_time_limit_is_a_failed_row() -> None:
     cluster = Pretend({"a": {"CPU": 1}}, seconds=100)
     rows = finish(pool_of(cluster, workers=1, time=20), jobs(1))
@@ -365,6 +372,27 @@ def test_a_job_that_needs_a_whole_device_gets_one_and_the_others_share() -> None
     shares = {id_: actor.share for id_, actor in cluster.given}
     assert {shares[id_] for id_ in careful} == {1.0}
     assert {share for id_, share in shares.items() if id_ not in careful} == {0.25}
+
+
+def large(count: int) -> list[Job]:
+    trainings = [TrainSpec("imagenet", "vit_b16", "vit_b16_imagenet@0", n, "bf16") for n in range(count)]
+    return [Job(training, "s", careful=True) for training in trainings]
+
+
+@pytest.mark.parametrize(("small_ones", "asked"), [(0, [4, 8]), (30, [10, 18])])
+def test_jobs_that_need_whole_devices_make_a_cluster_grow_too(small_ones: int, asked: list[int]) -> None:
+    """Beside small ones, half of the devices are theirs, and those that wait are demand as well."""
+    cluster = Pretend({"a": {"GPU": 4}} if small_ones else {"head": {"CPU": 0}}, seconds=100)
+    seen: list[int] = []
+
+    def machine(name: str) -> None:
+        seen.append(len(cluster.alive()))
+        cluster.nodes_[name] = {"GPU": 4}
+
+    cluster.events = [(60, lambda: machine("b")), (120, lambda: machine("c"))]
+    finish(pool_of(cluster, share=0.5), large(12) + jobs(small_ones))
+    assert seen == asked
+    assert not [actor for actor in cluster.alive() if actor.node is None]  # and nothing waits at the end
 
 
 def test_workers_that_cannot_start_end_the_sweep_with_their_own_words() -> None:

@@ -27,7 +27,7 @@ from harness.workspace import Settings, Workspace, pick_device, read_data
 class Where:
     """Where to run, as typed."""
 
-    on: str = "auto"  # inline | local | auto | a Ray address
+    on: str = "auto"  # inline | local | auto | a Ray address, head:6379
     workers: int | None = None
     per_gpu: int = 1
     device: str = "auto"
@@ -37,8 +37,11 @@ class Where:
 
     def __post_init__(self) -> None:
         if self.on not in ("inline", "local", "auto") and ":" not in self.on:
+            raise Misuse(f"--on {self.on}: expected inline, local, auto or an address such as head:6379")
+        if self.address and "://" in self.address:
             raise Misuse(
-                f"--on {self.on}: expected inline, local, auto or an address such as ray://head:10001"
+                f"{self.address} (--on or RAY_ADDRESS): expected an address such as head:6379,"
+                " on a machine of the cluster; from outside, type: efface submit SUITE --address http://127.0.0.1:8265"
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise Misuse(f"--device {self.device}: expected auto, cpu or cuda")

@@ -81,7 +81,7 @@ def sweep(
     plugin: Plugins = None,
     presets: Presets = None,
     on: Annotated[
-        str, typer.Option(help="inline (no Ray) | local (Ray here) | auto | a Ray address")
+        str, typer.Option(help="inline (no Ray) | local (Ray here) | auto | a Ray address, head:6379")
     ] = "auto",
     workers: Annotated[int | None, typer.Option(help="Workers; default: one per core or device slot")] = None,
     per_gpu: Annotated[int, typer.Option(help="Runs that share one GPU")] = 1,

@@ -54,7 +54,7 @@ def tune(
     space: Annotated[str | None, typer.Option(help="TOML file with [[space]] rows of your own")] = None,
     concurrent: Annotated[int | None, typer.Option(help="Trials at once; default: one per core")] = None,
     per_gpu: Annotated[int, typer.Option(help="Trials that share one GPU")] = 1,
-    on: Annotated[str, typer.Option(help="inline | local | auto | a Ray address")] = "auto",
+    on: Annotated[str, typer.Option(help="inline | local | auto | a Ray address, head:6379")] = "auto",
     device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
     store: StoreOption = DEFAULT_STORE,
     store_patience: StorePatience = 600.0,

@@ -50,6 +50,7 @@ def swept(run: Run) -> Run:
         (["plan", "demo", "--simulate", "nodes=16"], "--simulate nodes=16: expected both nodes and gpus"),
         (["plan", "demo", "--seeds", "7"], "has no seed 7"),
         (["sweep", "small.toml", "--on", "mars"], "--on mars: expected inline, local, auto or an address"),
+        (["sweep", "small.toml", "--on", "ray://head:10001"], "expected an address such as head:6379"),
         (["sweep", "small.toml", "--workers", "0"], "--workers 0: expected a number > 0"),
         (["sweep", "small.toml", "--time-limit", "-1"], "--time-limit -1"),
         (["sweep", "small.toml", "--device", "tpu"], "expected auto, cpu or cuda"),
@@ -68,6 +69,14 @@ def test_a_misuse_is_one_message_and_exit_code_2(run: Run, words: list[str], mes
     assert message in err
     assert "Traceback" not in out + err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_dashboards_address_is_not_that_of_a_cluster(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    code, _, err = run("sweep", "small.toml", "--store", "s")
+    assert code == 2
+    assert "http://127.0.0.1:8265 (--on or RAY_ADDRESS): expected an address such as head:6379" in err
+    assert run("sweep", "small.toml", "--store", "s", "--on", "inline")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,8 @@ def _tables(suite: Suite, lacking: set[str]) -> Iterator[Line]:
 
 def _data_line(catalogue: Catalogue, dataset: str, data_dir: Path | None, suite: str) -> Line:
     """Whether a data set is verified, present, partial, unreadable or missing, and where."""
-    from harness.workspace import data_folder, read_data
+    from harness.node_data import data_folder
+    from harness.workspace import read_data
     from tasks.api import DataMissing
 
     info = catalogue.dataset(dataset)

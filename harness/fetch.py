@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from harness.errors import Misuse
+from harness.node_data import data_folder
 from harness.registry import Catalogue
-from harness.workspace import data_folder
 from tasks.api import DataError, DataMissing
 
 

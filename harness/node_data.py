@@ -93,12 +93,20 @@ def cache() -> Path:
     return Path(place).expanduser() if place else Path.home() / ".cache" / "efface"
 
 
+def data_folder(dataset: str, data_dir: str | Path | None) -> Path | None:
+    """What a data set is given as its data folder; None where nobody named one."""
+    _, _, part = dataset.partition(":")
+    folder = Path(data_dir).expanduser() if data_dir is not None else None
+    if part and folder is None:
+        raise Misuse(f"data set {dataset}: no data folder given; type --data-dir FOLDER that holds {part}/")
+    return folder / part if folder is not None and part else folder
+
+
 # -------------------- what is needed
 
 
 def _needed(url: str, fs: Any, root: str, dataset: str, info: Any) -> str:
     """The part of a source that a data set looks into, found by showing it the source's folders, empty."""
-    from harness.workspace import data_folder
     from tasks.images import DataError
 
     if info.find is None:

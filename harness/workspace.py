@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from harness import artifacts
 from harness.errors import Misuse
 from harness.forget_sets import cut, share_held_out
-from harness.node_data import Source
+from harness.node_data import Source, data_folder
 from harness.patience import Patience
 from harness.registry import Catalogue
 from harness.spec import Task, TrainSpec, derive_seed
@@ -112,15 +112,6 @@ def read_data(
     except DataError as error:
         raise Misuse(str(error)) from error  # the cause tells what is missing from what is damaged
     return data.limit(limit) if limit else data
-
-
-def data_folder(dataset: str, data_dir: str | Path | None) -> Path | None:
-    """What a data set is given as its data folder; None where nobody named one."""
-    _, _, part = dataset.partition(":")
-    folder = Path(data_dir).expanduser() if data_dir is not None else None
-    if part and folder is None:
-        raise Misuse(f"data set {dataset}: no data folder given; type --data-dir FOLDER that holds {part}/")
-    return folder / part if folder is not None and part else folder
 
 
 def model_bytes(model: nn.Module) -> int:

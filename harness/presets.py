@@ -96,7 +96,7 @@ def resolve(
     if suite_params:
         _lay(values, sources, suite_params, "the suite", method)
         origin = "suite"
-    params = tuple(sorted((name, _typed(value, defaults[name])) for name, value in values.items()))
+    params = tuple(sorted((name, typed(value, defaults[name])) for name, value in values.items()))
     catalogue.make(method, params)
     return Resolved(params, origin, sources)
 
@@ -110,7 +110,7 @@ def _lay(
         values[name], sources[name] = value, source
 
 
-def _typed(value: Value, default: Value) -> Value:
+def typed(value: Value, default: Value) -> Value:
     """An int given for a float field is that float, so that `lr = 1` and `lr = 1.0` name one run."""
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -123,8 +123,28 @@ def load_presets(folder: Path = SUITES / "presets") -> tuple[Preset, ...]:
     return tuple(preset for path in sorted(folder.glob("*.toml")) for preset in _read(path))
 
 
-def read_presets(where: str) -> tuple[Preset, ...]:
-    """Presets of a user's: a .toml file, or a folder or URL of such files as `efface tune` writes them."""
+def read_presets(*places: str) -> tuple[Preset, ...]:
+    """Presets of a user's: .toml files, or folders or URLs of such files as `efface tune` writes them.
+
+    Two that were found for one setting are refused: laid over each other they would be a point nobody tried.
+    """
+    found: list[Preset] = []
+    of: dict[Any, str] = {}
+    for path, raw in (pair for where in places for pair in _files(where)):
+        for preset in _rows(raw, Path(path).name):
+            setting = (preset.method, *sorted(preset.where.items()))
+            if preset.origin == "tuned" and of.setdefault(setting, path) != path:
+                on = "/".join(value for values in preset.where.values() for value in values)
+                raise Misuse(
+                    f"--presets: {of[setting]} and {path} are both for {preset.method} on {on}; give one of "
+                    "the two files, or a folder that has only one"
+                )
+            found.append(preset)
+    return tuple(found)
+
+
+def _files(where: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Path and content of each file."""
     from harness.urls import open_url
 
     fs, root = open_url(where, "--presets")
@@ -132,10 +152,9 @@ def read_presets(where: str) -> tuple[Preset, ...]:
     if not paths or not fs.exists(paths[0]):
         raise Misuse(f"--presets {where}: no .toml file there; expected what `efface tune` writes")
     try:
-        found = [(path, tomllib.loads(fs.cat_file(path).decode("utf-8"))) for path in paths]
+        return [(path, tomllib.loads(fs.cat_file(path).decode("utf-8"))) for path in paths]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misuse(f"--presets {where}: not valid TOML: {error}") from None
-    return tuple(preset for path, raw in found for preset in _rows(raw, Path(path).name))
 
 
 def _read(path: Path) -> Iterator[Preset]:

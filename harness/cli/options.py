@@ -105,7 +105,7 @@ def prepare(
     catalogue = registry.load(plugins or ())
     loaded: Suite = load_suite(suite, catalogue)
     if presets:
-        loaded = replace(loaded, presets=tuple(row for where in presets for row in read_presets(where)))
+        loaded = replace(loaded, presets=read_presets(*presets))
     return make_plan(loaded, expand(loaded, catalogue, only), store, catalogue), catalogue
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +33,7 @@ from harness.errors import Misuse
 if TYPE_CHECKING:
     from harness.search.definition import Search
     from harness.search.driver import Bench
+    from harness.search.outcome import Finding
 
 
 @app.command()
@@ -110,13 +113,27 @@ def tune(
     searches, problems = driver.define_all(loaded, catalogue, wishes, told)
     for problem in problems:
         say(f"left out: {problem}")
+    if not searches:
+        raise Misuse("nothing to search; see why above" if problems else f"--method {method!r} names none")
     if dry_run:
         _intend(searches, loaded, catalogue, store, budget, as_json)
         return
+    pictures = _writable(plots) if plots else None
     held = Store.create(store)
     held.patience = Patience(store_patience)
     bench = driver.Bench(loaded, catalogue, held, told, where, budget, weights=weights or (), fetch=download)
-    _run(searches, bench, suite, Path(plots) if plots else None, as_json)
+    _run(searches, bench, suite, pictures, as_json)
+
+
+def _writable(plots: str) -> Path:
+    """The folder for pictures, tried before a search that may take hours."""
+    folder = Path(plots)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise Misuse(f"--plots {plots}: {error.strerror or error}; give a folder to write to") from None
 
 
 def _methods(typed: str, catalogue: Any) -> tuple[str, ...]:
@@ -136,6 +153,7 @@ def _intend(
     from harness.cli.options import existing
     from harness.cost import Cost
     from harness.search import driver, outcome
+    from harness.search.trials import read_search
 
     held = existing(store)
     cost = Cost(held.measured_seconds() if held else [], catalogue)
@@ -144,52 +162,71 @@ def _intend(
         plan = driver.references(search, suite, held, catalogue)
         runs = search.runs({name: dim.ends()[0] for name, dim in search.space.dims})
         one = cost.of(runs[0]) or cost.estimate(runs[0])
-        seconds = budget.seconds or (one * len(runs) * budget.trials if one else None)
+        rows = read_search(held, search.id) if held else []
+        tried = [float(row["device_seconds"]) for row in rows if row["device_seconds"] is not None]
+        each = statistics.median(tried) if tried else one and one * len(runs)
+        seconds = budget.seconds or (each * budget.trials if each else None)
         told.append(outcome.intention(search, budget.text(), len(plan.jobs), seconds))
     print(json.dumps(told, indent=1) if as_json else "\n\n".join(told))
 
 
-def _run(searches: list[Search], bench: Bench, suite: str, plots: Path | None, as_json: bool) -> None:
+def _run(searches: list[Search], bench: Bench, suite: str, pictures: Path | None, as_json: bool) -> None:
     """One search after the other; what each found is told at once."""
-    from rich.console import Console
-
     from harness.lock import StoreLock
-    from harness.search import driver, outcome
-    from harness.search.display import SearchDisplay
+    from harness.store import StoreError
 
-    found = []
+    found: list[dict[str, Any]] = []
     with StoreLock(bench.store):
         for search in searches:
-            display = SearchDisplay(Console(file=sys.stderr), search.label)
             try:
-                book = driver.run(search, bench, display.row, display.begin, display.say)
+                found.append(_one(search, bench, pictures, as_json))
             except KeyboardInterrupt:
                 say("stopped. Every finished trial is kept; type the same command to go on.")
                 raise SystemExit(130) from None
-            finally:
-                display.end()
-            finding = outcome.find(search, book, bench.catalogue)
-            preset = None
-            if finding.best is not None:
-                preset = f"presets/{outcome.preset_name(search)}"
-                bench.store.require_held(True)
-                bench.store.write(preset, outcome.preset_text(finding, bench.budget.text()).encode())
-            found.append(outcome.facts(finding, preset and f"{bench.store.url}/{preset}"))
-            if not as_json:
-                print(outcome.text(finding) + "\n", flush=True)
-            if plots is not None:
-                from harness.figures.search import draw
-
-                for path in draw(finding, plots):
-                    print(path)
+            except Misuse as error:  # of one method: the other searches have nothing to do with it
+                if len(searches) == 1 or isinstance(error, StoreError):
+                    raise
+                say(f"{search.label}: {error}")
     if as_json:
         print(json.dumps(found, indent=1))
     elif any(facts["preset"] for facts in found):
+        where = f"{bench.store.url}/presets"
         print(
-            f"presets to review: {bench.store.url}/presets; to use them, type: efface sweep {suite} "
-            "--presets "
-            f"{bench.store.url}/presets --store {bench.store.url}"
+            f"presets to review: {where}; to use them, type: efface sweep {suite} --presets {where} "
+            f"--store {bench.store.url}"
         )
-    if not searches:
-        raise Misuse("nothing to search; see why above")
-    raise SystemExit(int(not all(facts["preset"] for facts in found)))
+    raise SystemExit(int(len(found) < len(searches) or not all(facts["preset"] for facts in found)))
+
+
+def _one(search: Search, bench: Bench, pictures: Path | None, as_json: bool) -> dict[str, Any]:
+    """Go on with one search to its end, with live progress; what it found."""
+    from rich.console import Console
+
+    from harness.search import driver, outcome
+    from harness.search.display import SearchDisplay
+
+    display = SearchDisplay(Console(file=sys.stderr), search.label)
+    try:
+        book = driver.run(search, bench, display.row, display.begin, display.say)
+    finally:
+        display.end()
+    return _tell(outcome.find(search, book, bench.catalogue), bench, pictures, as_json)
+
+
+def _tell(finding: Finding, bench: Bench, pictures: Path | None, as_json: bool) -> dict[str, Any]:
+    """Write the preset and the pictures of a search, and say what it found."""
+    from harness.search import outcome
+
+    preset = None
+    if finding.best is not None:
+        preset = f"presets/{outcome.preset_name(finding.search)}"
+        bench.store.require_held(True)
+        bench.store.write(preset, outcome.preset_text(finding, bench.budget.text()).encode())
+    if not as_json:
+        print(outcome.text(finding) + "\n", flush=True)
+    if pictures is not None:
+        from harness.figures.search import draw
+
+        for path in draw(finding, pictures):
+            (say if as_json else print)(str(path))
+    return outcome.facts(finding, preset and f"{bench.store.url}/{preset}")

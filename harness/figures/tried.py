@@ -40,15 +40,15 @@ def trials_over_two(held: Held, figure: str, column: str, title: str, number: in
         rows = table[table["search_id"] == search]
         _points(ax, rows, across, up, column)
         first = rows.iloc[0]
-        where = [first["dataset"], first["model"], first["scenario"]]
-        ax.set_title(" · ".join([name_of(first["method"]), *where]))
+        where = [first["dataset"], first["model"], first["scenario"], first["target"]]
+        named = [name_of(first["method"]), *(word for word in where if word is not None)]
+        ax.set_title("\n".join([" · ".join(named), f"{first['objective']} on {first['judged_on']}"]))
     drawn.colorbar(ScalarMappable(Normalize(0, 100), HEAT), ax=list(axes), label=title)
     chosen = table[table["search_id"].isin([search for search, _ in panels])]
     lost = int((chosen["status"] != "ok").sum())
-    on = "/".join(chosen["judged_on"].unique())
     small = (
         f"suite {held.plan.suite.name} · {len(chosen)} trials, {lost} of them diverged or failed (crosses) · "
-        f"{chosen['objective'].iloc[0]} on {on} · {chosen['device'].iloc[0]}"
+        f"{' and '.join(chosen['device'].dropna().unique())}"
     )
     add_footer(drawn, small)
     caption = (
@@ -63,9 +63,10 @@ def _of_suite(held: Held) -> pd.DataFrame:
     """The trials of searches for the settings and methods of the suite, or the selected part of it."""
     table: pd.DataFrame = read_all(held.store).to_pandas()
     settings = {
-        (w.spec.method, w.spec.task.dataset, w.spec.task.model, w.spec.task.scenario) for w in held.wanted
+        (w.spec.method, w.spec.task.dataset, w.spec.task.model, w.spec.task.scenario, w.spec.task.profile)
+        for w in held.wanted
     }
-    keys = ["method", "dataset", "model", "scenario"]
+    keys = ["method", "dataset", "model", "scenario", "profile"]
     mine = [tuple(row) in settings for row in table[keys].itertuples(index=False)]
     return table[np.array(mine, dtype=bool)].reset_index(drop=True)
 
@@ -73,7 +74,10 @@ def _of_suite(held: Held) -> pd.DataFrame:
 def _axes(rows: pd.DataFrame) -> Sequence[str]:
     """The two numbers that are drawn: η and σ where there are such, else the first ones."""
     drawn = pd.DataFrame([json.loads(text) for text in rows["drawn"]])
-    numbers = [str(name) for name in drawn if pd.api.types.is_numeric_dtype(drawn[name])]
+    kinds = pd.api.types
+    numbers = [
+        str(n) for n in drawn if kinds.is_numeric_dtype(drawn[n]) and not kinds.is_bool_dtype(drawn[n])
+    ]
     return sorted(numbers, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))[:2]
 
 

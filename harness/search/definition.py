@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,6 +45,7 @@ class Search:
     method: str
     method_version: int
     base: Params  # what is neither searched nor fixed by the space
+    given: Params  # of it, what the suite sets itself
     space: Space
     objective_name: str
     seeds: tuple[int, ...]
@@ -134,7 +136,7 @@ def define(suite: Suite, catalogue: Any, wish: Wish, groups: Any) -> Search:
     if reason := why_not(catalogue, wish.method, task):
         raise Misuse(f"nothing to search: {reason}")
     recipe = catalogue.find_recipe(task.dataset, task.model, suite.profile)
-    train_seed = (row.train_seeds or suite.train_seeds)[0]
+    train_seed = _train_seed(suite, row, catalogue, recipe)
     original = TrainSpec(task.dataset, task.model, recipe, train_seed, suite.precision)
     objective = find_objective(wish.objective, task)
     if objective.needs_retrain and not catalogue.retrainable(recipe):
@@ -150,8 +152,12 @@ def define(suite: Suite, catalogue: Any, wish: Wish, groups: Any) -> Search:
     fixed = {**suite.params.get(wish.method, {}), **row.params.get(wish.method, {})}
     untuned = [preset for preset in load_presets() if preset.origin != "tuned"]
     base = resolve(catalogue, wish.method, task, fixed, untuned).params
-    space = find_space(catalogue, wish.method, task, wish.space_file)
-    first = space.params(base, {name: dim.ends()[0] for name, dim in space.dims})
+    space = find_space(catalogue, wish.method, task, wish.space_file).without(fixed)
+    if not space.dims:
+        raise Misuse(
+            f"nothing to search: suite {suite.name} sets {', '.join(fixed)} of {wish.method} itself, and a "
+            "value found would not be used; leave it out of its params, or search in another suite"
+        )
     search = Search(
         suite=suite.name,
         tasks=tasks,
@@ -160,16 +166,39 @@ def define(suite: Suite, catalogue: Any, wish: Wish, groups: Any) -> Search:
         method=wish.method,
         method_version=catalogue.methods[wish.method].info.version,
         base=base,
+        given=tuple(sorted(fixed.items())),
         space=space,
         objective_name=objective.name,
         seeds=wish.seeds,
-        deterministic=not draws(catalogue, wish.method, first, task),
+        deterministic=not _draws(catalogue, wish.method, space, base, task),
         sampler=wish.sampler,
         sampler_seed=wish.sampler_seed,
         precision=suite.precision,
     )
     _check_seeds(suite, catalogue, search)
     return search
+
+
+def _train_seed(suite: Suite, row: TaskRow, catalogue: Any, recipe: str) -> int:
+    """Of the original model. Where it alone decides what is forgotten, one that the suite does not report."""
+    reported = row.train_seeds or suite.train_seeds
+    chosen_by_model = catalogue.scenarios[row.scenario].uses_original and row.targets == (None,)
+    if not chosen_by_model or suite.profile != "corrected":
+        return reported[0]
+    if not catalogue.retrainable(recipe):
+        raise Misuse(
+            f"nothing to search: in {row.scenario} the model says what is forgotten, and recipe {recipe} "
+            "has one model alone, which is reported; search where a target is forgotten, or where models are "
+            "trained"
+        )
+    return next(seed for seed in itertools.count(SEEDS[0]) if seed not in reported)
+
+
+def _draws(catalogue: Any, method: str, space: Space, base: Params, task: Task) -> bool:
+    """Whether any point of a space draws: then every trial has all seeds, and all are judged alike."""
+    first = {name: dim.ends()[0] for name, dim in space.dims}
+    points = [{**first, name: value} for name, dim in space.dims for value in dim.ends()]
+    return any(draws(catalogue, method, space.params(base, point), task) for point in points)
 
 
 def asked_of(suite: Suite, wish: Wish) -> set[str]:
@@ -206,7 +235,14 @@ def _row(suite: Suite, wish: Wish) -> TaskRow:
             f"--dataset: suite {suite.name} has no {wish.dataset!r} there; "
             f"{did_you_mean(wish.dataset, datasets)}"
         )
-    return next(row for row in of_model if row.dataset == (wish.dataset or datasets[0]))
+    mine = [row for row in of_model if row.dataset == (wish.dataset or datasets[0])]
+    counts = list(dict.fromkeys(row.count for row in mine))
+    if len(counts) > 1:
+        raise Misuse(
+            f"suite {suite.name} forgets {', '.join(map(str, counts))} images in {wish.scenario}; a "
+            "search is for one count: keep one in a suite of your own"
+        )
+    return mine[0]
 
 
 def _targets(suite: Suite, row: TaskRow, asked: Sequence[str], groups: Any) -> Sequence[str | None]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from harness import launch
 from harness.errors import Misuse
 from harness.plan import Plan, make_plan
+from harness.provenance import code_digest
 from harness.registry import Catalogue
 from harness.rows import FINISHED, Row
 from harness.search.book import Book, Budget
 from harness.search.definition import Search, Wish, define
 from harness.search.evaluate import Evaluator, scores_of
 from harness.search.objectives import PARTS, Truth
-from harness.search.trials import TrialWriter, read_search, scores_by_run
+from harness.search.spaces import check_file
+from harness.search.trials import TrialWriter, finished_runs, read_search
 from harness.store import Store, StoreError
 from harness.suite import Suite, Wanted
 from harness.sweep import Listener
@@ -59,6 +63,8 @@ def define_all(
     """The searches that are defined, and why others are not; where only one was asked for, Misuse."""
     found: list[Search] = []
     problems: list[str] = []
+    for file in {wish.space_file for wish in wishes if wish.space_file is not None}:
+        check_file(catalogue, file, list(dict.fromkeys(wish.method for wish in wishes)))
     for wish in wishes:
         try:
             found.append(define(suite, catalogue, wish, groups_of(catalogue, told)))
@@ -99,7 +105,7 @@ def run(
         job, row = made.failures[0]
         raise Misuse(f"{job.spec.label} failed, and {search.label} is judged by it: {row['error_message']}")
     past = read_search(bench.store, search.id)
-    book = Book(bench.budget, TrialWriter(bench.store, search.id, past), tell, say)
+    book = Book(bench.budget, TrialWriter(bench.store, search.id, past), tell, say, _code(told.plugins))
     begin(book)
     if book.room:
         truth, known = _truth(search, plan, bench.store), _known(search, bench.store, past)
@@ -110,6 +116,14 @@ def run(
             raise
         book.writer.flush()
     return book
+
+
+def _code(plugins: Sequence[str]) -> str:
+    """16 hex digits over what tries the points."""
+    sha = hashlib.sha256(code_digest().encode())
+    for plugin in plugins:
+        sha.update(Path(plugin).read_bytes())
+    return sha.hexdigest()[:16]
 
 
 def _save_the_rest(book: Book) -> None:
@@ -141,6 +155,12 @@ def _truth(search: Search, plan: Plan, store: Store) -> Truth | None:
         return None
     rows = {row["run_id"]: row for row in store.rows().to_pylist() if row["status"] == "ok"}
     prefix = search.objective.prefix
+    for item in plan.wanted:
+        if item.spec.id not in rows:
+            raise Misuse(
+                f"{item.spec.label} has diverged, and {search.label} is judged by it; another --seeds or "
+                "--target may do, or --objective retrain_free"
+            )
     found = [(item.spec, rows[item.spec.id]) for item in plan.wanted]
 
     def score(row: Row, part: str) -> float:
@@ -172,6 +192,4 @@ def _known(search: Search, store: Store, past: Sequence[Row]) -> dict[str, Row]:
         if row["status"] in FINISHED and all(row[name] == value for name, value in mine.items())
     }
     complete = {i: row for i, row in found.items() if row["status"] != "ok" or all(n in row for n in needed)}
-    return complete | {
-        run_id: row for run_id, row in scores_by_run(past).items() if row["status"] in FINISHED
-    }
+    return complete | finished_runs(past)

@@ -30,6 +30,7 @@ class Trial:
     number: int
     drawn: Mapping[str, Value]
     generation: int | None = None  # of a sampler that breeds
+    known: Mapping[str, Row] = field(default_factory=dict)  # scores of its runs that others have computed
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Evaluator:
         """The trial's row; whatever goes wrong inside is in it."""
         started, wall, begun = datetime.now(UTC), time.perf_counter(), self._clock()
         runs = self.search.runs(trial.drawn)
+        self.known.update(trial.known)
         rows: list[tuple[RunSpec, Row]] = []
         reused = 0
         for spec in runs:
@@ -127,7 +129,7 @@ def lost(search: Search, status: str, kind: str | None, message: str | None) -> 
     worst = search.objective.worst()
     return {
         "status": "diverged" if status == "diverged" else "failed",
-        "value": _value(worst, worst),
+        "value": _value(worst, dict.fromkeys(PARTS, 0.0)),
         "values": json.dumps(worst),
         "error_type": kind,
         "error_message": message,

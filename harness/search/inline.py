@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from harness.execute import stop
 from harness.provenance import driver_facts
+from harness.rows import Row
 from harness.search.book import Book
 from harness.search.definition import Search
-from harness.search.evaluate import Evaluator
-from harness.search.study import distributions, frozen, open_study, sampler_of, values_of
+from harness.search.evaluate import Evaluator, Trial
+from harness.search.study import distributions, open_study, sampler_of, values_of
 
 
 def run(search: Search, evaluate: Evaluator, book: Book) -> None:
-    """Try points until the budget is used up."""
+    """Try points until the budget is used up: first those that failed before, then what the sampler says."""
     stop.listen()
-    sampler = sampler_of(search, book.numbers)
-    study = open_study(search, book.past, sampler)
-    space, facts = distributions(search), driver_facts()
-    while book.room:
+    facts = driver_facts()
+
+    def attempt(trial: Trial) -> Row:
         stop.check()
         book.start()
-        if (trial := book.again()) is not None:
-            row = {**evaluate(trial), **facts}
-            study.add_trial(frozen(search, row))
-        else:
-            asked = study.ask(space)
-            row = {**evaluate(sampler.trial(asked.number, asked.params)), **facts}
-            study.tell(asked, values_of(search, row))
+        row = {**evaluate(trial), **facts}
         book.finish(row)
         book.flush()
+        return row
+
+    while book.room and (trial := book.again()) is not None:
+        attempt(trial)
+    sampler = sampler_of(search, book.numbers)
+    study, space = open_study(search, book.past, sampler), distributions(search)
+    while book.room:
+        asked = study.ask(space)
+        row = attempt(sampler.trial(asked.number, asked.params))
+        study.tell(asked, values_of(search, row))

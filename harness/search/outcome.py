@@ -54,7 +54,7 @@ def find(search: Search, book: Book, catalogue: Any) -> Finding:
     rows = book.writer.rows
     ok = [row for row in rows if row["status"] == "ok"]
     best = min(ok, key=lambda row: (float(row["value"]), int(row["number"])), default=None)
-    now = resolve(catalogue, search.method, search.task)
+    now = resolve(catalogue, search.method, search.task, dict(search.given))
     found = json.loads(best["params"]) if best else {}
     changes = [
         Change(name, dict(now.params)[name], value)
@@ -130,9 +130,10 @@ def preset_text(finding: Finding, budget: str) -> str:
 
 
 def preset_name(search: Search) -> str:
-    """The preset's file in STORE/presets."""
+    """The preset's file in STORE/presets: of each search its own, so that none overwrites another's."""
     task = search.task
     words = [search.method, task.dataset, task.model, scenario_family(task.scenario), search.objective_name]
+    words.append(search.id[:8])
     return "-".join(word.replace(":", "_") for word in words) + ".toml"
 
 
@@ -196,10 +197,22 @@ def facts(finding: Finding, preset: str | None) -> dict[str, Any]:
         "trials": len(finding.rows),
         "status": dict(finding.counts),
         "device_seconds": finding.spent,
-        "best": {"value": best["value"], "params": json.loads(best["params"])} if best else None,
+        "best": _point(best) if best else None,
+        "top": [_point(row) for row in finding.top()],
+        "front": [_point(row) for row in finding.front],
         "importances": dict(finding.importances),
         "changes": {c.name: [c.in_force, c.found] for c in finding.changes},
         "preset": preset,
+    }
+
+
+def _point(row: Row) -> dict[str, Any]:
+    return {
+        "number": row["number"],
+        "status": row["status"],
+        "value": row["value"],
+        "values": json.loads(row["values"]),
+        "params": json.loads(row["params"]),
     }
 
 

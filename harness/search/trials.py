@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.rows import Row
+from harness.rows import FINISHED, Row
 from harness.store import Store, StoreError
 
 SCHEMA_VERSION = 1
@@ -65,6 +65,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("error_message", pa.string(), "what went wrong"),
     ("started_at", pa.timestamp("us", tz="UTC"), "when it started"),
     ("data_digest", pa.string(), "digest of the data set"),
+    ("code", pa.string(), "digest of efface and plugins: what failed is tried again once they have changed"),
     ("efface_version", pa.string(), "version of efface"),
     ("git_commit", pa.string(), "commit of the checkout, where there is one"),
     ("git_dirty", pa.bool_(), "the checkout had uncommitted changes"),
@@ -109,12 +110,12 @@ def _read(store: Store, name: str) -> pa.Table:
     return pa.table(arrays, schema=SCHEMA)
 
 
-def scores_by_run(rows: Sequence[Row]) -> dict[str, Row]:
-    """The scores of every run that trials have computed, by its id."""
+def finished_runs(rows: Sequence[Row]) -> dict[str, Row]:
+    """The scores of every run that trials have brought to an end, by its id."""
     found: dict[str, Row] = {}
     for row in rows:
         found |= json.loads(row["run_scores"] or "{}")
-    return found
+    return {run_id: scores for run_id, scores in found.items() if scores["status"] in FINISHED}
 
 
 class TrialWriter:

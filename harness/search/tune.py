@@ -170,6 +170,7 @@ def _asker(search: Search, book: Book) -> Any:
     sampler = sampler_of(search, book.numbers)
     names = list(search.objective.names)
     again: dict[str, Trial] = {}  # tried in an earlier session: the study has not asked for them
+    opened: list[bool] = []  # the study is told of past trials once those tried again are out
 
     class Asker(OptunaSearch):
         def suggest(self, trial_id: str) -> Any:
@@ -179,25 +180,28 @@ def _asker(search: Search, book: Book) -> Any:
             if trial is not None:
                 again[trial_id] = trial
             else:
+                if not opened:
+                    opened.append(True)
+                    study: Any = self._ot_study
+                    remember(study, search, book.past)
                 drawn: Any = super().suggest(trial_id)
                 trial = sampler.trial(self._ot_trials[trial_id].number, drawn)
             book.start()
-            return asdict(trial)
+            return asdict(replace(trial, known=book.scores_of(search.runs(trial.drawn))))
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             if error or not result:  # Optuna would leave it without a value: it gets the penalty
                 result = search.objective.worst()
-            if trial_id in again:
-                study: Any = self._ot_study
-                study.add_trial(tried_again(search, again.pop(trial_id), result))
-            else:
+            if trial_id not in again:
                 super().on_trial_complete(trial_id, result, error=False)
+            elif opened:
+                study: Any = self._ot_study
+                study.add_trial(tried_again(search, again[trial_id], result))
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the trials in the store are what a search goes on from."""
 
     asker: Any = Asker(space=distributions(search), metric=names, mode=["min"] * len(names), sampler=sampler)
-    remember(asker._ot_study, search, book.past)
     return asker
 
 

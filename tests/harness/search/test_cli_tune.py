@@ -85,6 +85,43 @@ def test_figures_7_and_8_can_be_drawn_from_trials(run: Run, tmp_path: Path) -> N
     assert len(numbers) == 6 and numbers["mia"].between(0, 1).all()
 
 
+def test_each_search_keeps_its_preset_and_two_for_one_setting_are_not_mixed(run: Run, tmp_path: Path) -> None:
+    assert run(*TUNE, "4")[0] == 0
+    assert run(*TUNE, "2", "--sampler", "random")[0] == 0
+    one, other = sorted((tmp_path / "s" / "presets").glob("*.toml"))
+    code, _, err = run("plan", "small.toml", "--presets", "s/presets")
+    assert code == 2 and one.name in err and other.name in err and "give one of" in err
+    assert run("plan", "small.toml", "--presets", f"s/presets/{one.name}")[0] == 0
+    assert run("plan", "small.toml", "--presets", str(one), "--presets", str(other))[0] == 2
+
+
+BAD = '''
+from dataclasses import dataclass
+
+from methods.api import method
+
+
+@method("hopeless", needs={"forget"}, scenarios={"full_class"}, search={"lr": {"low": 0.1, "high": 1.0}})
+@dataclass(frozen=True)
+class Hopeless:
+    """Fails."""
+
+    lr: float = 0.1
+
+    def __call__(self, model, forget, retain, ctx):
+        raise ValueError("never")
+'''
+
+
+def test_one_method_that_fails_does_not_end_the_searches_of_the_others(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(BAD)
+    words = [*TUNE[:3], "hopeless,jit", *TUNE[4:], "11", "--plugin", "bad.py", "--json", "--plots", "p"]
+    code, out, err = run(*words)
+    assert code == 1 and "hopeless on digits/mlp full_class 0: the first 10 trials have all failed" in err
+    (found,) = json.loads(out)
+    assert found["label"].startswith("jit") and len(found["top"]) == 5 and found["front"] == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -92,6 +129,7 @@ def test_figures_7_and_8_can_be_drawn_from_trials(run: Run, tmp_path: Path) -> N
         (["--trials", "5", "--target", "3"], "nothing that is reported is searched on"),
         (["--trials", "5", "--objective", "best"], "unknown objective 'best'"),
         (["--trials", "5", "--space", "none.toml"], "no such file"),
+        (["--trials", "5", "--plots", "/proc/x"], "--plots /proc/x"),
         (["--trials", "5", "--concurrent", "0"], "expected a number > 0"),
         (["--trials", "5", "--scenario", "random"], "suite small has no 'random'"),
     ],
@@ -108,6 +146,26 @@ def test_of_several_searches_those_that_are_not_defined_are_left_out_with_a_reas
     )
     assert code == 0 and err.count("left out:") == 2
     assert [found["label"].split()[0] for found in json.loads(out)] == ["jit", "neggrad"]
+
+
+def test_where_nothing_can_be_searched_a_dry_run_says_so_too(run: Run) -> None:
+    for words in (["--method", "jit,neggrad", "--scenario", "random"], ["--method", ""]):
+        code, out, err = run("tune", "small.toml", *words, "--dry-run")
+        assert code == 2 and not out and ("nothing to search" in err or "names none" in err)
+
+
+def test_a_file_of_spaces_about_other_methods_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "ssd.toml").write_text(
+        "[[space]]\nmethod = 'ssd'\nsource = 'me'\n[space.search]\nlam = [0.1, 1]\n"
+    )
+    code, _, err = run(*TUNE, "2", "--space", "ssd.toml")
+    assert code == 2 and "is about ssd; expected a [[space]] row for jit" in err
+
+
+def test_the_cost_of_a_search_is_told_from_its_own_trials(run: Run) -> None:
+    assert "cost: unknown" in run(*TUNE, "3", "--dry-run")[1]
+    run(*TUNE, "3")
+    assert "device-seconds" in run(*TUNE, "500", "--dry-run")[1].rpartition("cost:")[2]
 
 
 def test_presets_that_are_not_there_say_what_was_expected(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +144,38 @@ def test_weights_that_are_taken_as_they_are_have_no_retrain(
     }
     with pytest.raises(Misuse, match="needs a retrained model"):
         defined(imagenet, model="vit_l16", targets=("4",))
+
+
+def test_what_the_suite_sets_is_not_searched(defined: Callable[..., Search]) -> None:
+    search = defined(suite={"params": {"jit": {"lr": 0.05}}})
+    assert [name for name, _ in search.space.dims] == ["sigma"]
+    assert dict(search.base)["lr"] == 0.05 and search.given == (("lr", 0.05),)
+    with pytest.raises(Misuse, match="sets lr, sigma of jit itself"):
+        defined(suite={"params": {"jit": {"lr": 0.05, "sigma": 1.0}}})
+
+
+@pytest.mark.parametrize(("profile", "train_seed"), [("corrected", 100), ("reference", 0)])
+def test_where_the_model_says_what_is_forgotten_the_model_is_one_that_is_not_reported(
+    defined: Callable[..., Search], profile: str, train_seed: int
+) -> None:
+    task = {"dataset": "digits", "scenario": "worst_case", "count": 20}
+    search = defined(suite={"task": [task], "profile": profile}, scenario="worst_case")
+    assert search.original.train_seed == train_seed
+    assert {retrain.train_seed for retrain in search.retrains} == {train_seed}
+
+
+def test_a_method_that_draws_at_some_points_has_all_seeds_at_all_of_them(
+    defined: Callable[..., Search], tmp_path: Path
+) -> None:
+    file = tmp_path / "order.toml"
+    row = "[[space]]\nmethod = 'ssd'\nonly = true\nsource = 'me'\n[space.search]\norder = {}\n"
+    for order in (["class_sorted", "shuffled"], ["shuffled", "class_sorted"]):
+        file.write_text(row.format(order))
+        search = defined(method="ssd", space_file=str(file))
+        assert [len(search.runs({"order": name})) for name in order] == [2, 2]
+
+
+def test_a_suite_with_two_counts_must_say_which(defined: Callable[..., Search]) -> None:
+    tasks = [{"dataset": "digits", "scenario": "random", "count": count} for count in (20, 200)]
+    with pytest.raises(Misuse, match="forgets 20, 200 images in random"):
+        defined(suite={"task": tasks}, scenario="random")

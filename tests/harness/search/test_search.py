@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from harness import registry
 from harness.errors import Misuse
 from harness.presets import read_presets, resolve
 from harness.registry import Catalogue
 from harness.search import driver, outcome
-from harness.search.book import Book, Budget
+from harness.search.book import STALE, Book, Budget
 from harness.search.definition import Search
-from harness.search.trials import COLUMNS, read_search
-from harness.store import StoreError
+from harness.search.evaluate import Evaluator, Trial, lost
+from harness.search.objectives import PARTS, Truth
+from harness.search.trials import COLUMNS, TrialWriter, read_search
+from harness.store import Store, StoreError
 from harness.suite import Suite
+from harness.workspace import Settings, Workspace
+from methods.api import method
 
 Searched = Callable[..., Book]
 Defined = Callable[..., Search]
@@ -170,6 +176,88 @@ def test_what_failed_by_a_mistake_is_tried_again_at_the_same_points_once_it_is_p
     assert [row["drawn"] for row in after[:3]] == [row["drawn"] for row in before]
 
 
+def test_a_point_that_fails_by_itself_is_not_tried_again_and_leaves_what_follows_alone(
+    defined: Defined, searched: Searched, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    @method("picky", needs={"forget"}, scenarios={"full_class"}, search={"lr": {"low": 0.1, "high": 1.0}})
+    @dataclass(frozen=True)
+    class Picky:
+        lr: float = 0.2
+
+        def __call__(self, model: Any, forget: Any, retain: Any, ctx: Any) -> Any:
+            if 0.3 < self.lr < 0.8:
+                raise ValueError("just there")
+            return model
+
+    search = defined(method="picky", seeds=(100,))
+    whole = searched(search, Budget(30)).writer.rows
+    assert 5 < sum(row["status"] == "failed" for row in whole) < 30
+    (tmp_path / "store" / "trials" / f"{search.id}.parquet").unlink()
+    for trials in (13, 13, 30):
+        parts = searched(search, Budget(trials)).writer.rows
+    assert [(row["number"], row["drawn"]) for row in parts] == [
+        (row["number"], row["drawn"]) for row in whole
+    ]
+
+
+def test_what_failed_is_tried_again_once_the_code_has_changed_or_the_worker_was_at_fault(
+    defined: Defined, searched: Searched
+) -> None:
+    rows = searched(defined(), Budget(4)).writer.rows
+    good = {"code": "now", "status": "ok", "error_type": None}
+    writer = TrialWriter(searched(defined(), Budget(4)).writer.store, "x" * 16, [])
+    kinds = [("ok", None, "now"), ("failed", "ValueError", "now"), ("failed", "ValueError", "before")]
+    kinds.append(("failed", "worker_error", "now"))
+    writer.rows = [
+        {**row, **good, "status": status, "error_type": kind, "code": code}
+        for row, (status, kind, code) in zip(rows, kinds, strict=True)
+    ]
+    book = Book(Budget(4), writer, code="now")
+    again = [book.again(), book.again(), book.again()]
+    assert [trial and trial.number for trial in again] == [2, 3, None]
+    assert [row["number"] for row in book.past] == [0, 1]
+
+
+def test_a_space_of_two_points_is_used_up(defined: Defined, searched: Searched, tmp_path: Path) -> None:
+    file = tmp_path / "two.toml"
+    file.write_text("[[space]]\nmethod = 'jit'\nonly = true\nsource = 'me'\n[space.search]\nlr = [0.1, 1]\n")
+    book = searched(defined(space_file=str(file)), Budget(None, 600.0))
+    assert book.exhausted and STALE < book.done < STALE + 20
+    assert sum(row["reused"] == 0 for row in book.writer.rows) == 2  # the same run ids as a sweep's: lr 1.0
+    assert searched(defined(space_file=str(file)), Budget(None, 900.0)).done == book.done
+
+
+def test_a_point_that_another_worker_has_computed_is_not_computed_again(
+    defined: Defined, searched: Searched
+) -> None:
+    search = defined()
+    book = searched(search, Budget(1))
+    row = book.writer.rows[0]
+    drawn = json.loads(row["drawn"])
+    known = book.scores_of(search.runs(drawn))
+    assert sorted(known) == sorted(row["runs"].split(","))
+    assert not book.scores_of(search.runs({**drawn, "lr": 9.0}))
+    truth = Truth({(search.target, seed): dict.fromkeys(PARTS, 0.5) for seed in search.seeds}, 0.9)
+    space = Workspace(Settings(book.writer.store.url), registry.load())
+    elsewhere = Evaluator(search, space, truth)
+    assert elsewhere(Trial(1, drawn, known=known))["reused"] == 2
+
+
+def test_a_retrain_that_diverged_is_one_clear_message(
+    defined: Defined, searched: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = defined()
+    store = searched(search, Budget(1)).writer.store
+    table = store.rows()
+    rows = [
+        {**row, "status": "diverged" if row["method"] == "retrain" else row["status"]}
+        for row in table.to_pylist()
+    ]
+    monkeypatch.setattr(Store, "rows", lambda *_, **__: pa.Table.from_pylist(rows, schema=table.schema))
+    with pytest.raises(Misuse, match=r"retrain.*has diverged, and jit on .* is judged by it"):
+        searched(search, Budget(2))
+
+
 def test_a_method_that_always_fails_ends_its_search_with_the_reason(
     defined: Defined, searched: Searched, extra_method: Callable[..., str]
 ) -> None:
@@ -247,6 +335,8 @@ def test_a_front_has_no_trial_that_another_one_beats(
     defined: Defined, searched: Searched, catalogue: Catalogue
 ) -> None:
     search = defined(objective="pareto")
+    worst = lost(search, "diverged", None, None)
+    assert worst["value"] == 200.0 and json.loads(worst["values"])["seconds"] > 24 * 3600
     finding = outcome.find(search, searched(search, Budget(8)), catalogue)
     names = search.objective.names
     front = [[json.loads(row["values"])[name] for name in names] for row in finding.front]

@@ -78,6 +78,11 @@ def test_a_declared_space_must_name_fields() -> None:
         ("lr = { low = 0.1, high = 1.0, log = true, step = 0.1 }", "step is 0.1"),
         ("rate = { low = 0.1, high = 1.0 }", "unknown hyper-parameter 'rate'"),
         ("sigma = { low = -1.0, high = 1.0 }", "method jit: jit.sigma is -1.0, expected > 0"),
+        ("lr = { low = 0.1, high = inf }", "expected two numbers"),
+        ("lr = { low = 0.1, high = 1.0, step = 'a' }", "step is 'a'"),
+        ("lr = { low = 0.1, high = 1.0, log = 'no' }", "log is 'no', expected true or false"),
+        ("samples = { low = 2.5, high = 8 }", "expected whole numbers"),
+        ("samples = { low = 2, high = 8, step = 0.5 }", "expected whole numbers"),
         ("mode = ['eval', 'sleep']", "method jit: jit.mode is 'sleep', expected"),
     ],
 )
@@ -97,6 +102,13 @@ def test_a_bad_space_is_one_clear_message(
         ("[[space]]\nmethod = 'jit'\n", "['source'] missing"),
         ("[[space]]\nmethod = 'jit'\nsource = 'me'\nrange = 1\n", "unknown key 'range'"),
         ("[[space]", "not valid TOML"),
+        ("[[spaces]]\nmethod = 'jit'\nsource = 'me'\n", "holds spaces; expected [[space]] rows alone"),
+        ("", "holds nothing"),
+        ("[[space]]\nmethod = 'jti'\nsource = 'me'\n", "unknown method 'jti'; did you mean 'jit'"),
+        ("[[space]]\nmethod = 'jit'\nmodel = 'mlpp'\nsource = 'me'\n", "unknown model 'mlpp'"),
+        ("[[space]]\nmethod = 'jit'\ndataset = 'digit'\nsource = 'me'\n", "unknown data set 'digit'"),
+        ("[[space]]\nmethod = 'jit'\nmodel = 'vit_b16'\nsource = 'me'\n", "no row of jit is for"),
+        ("[[space]]\nmethod = 'jit'\nsource = 'me'\nsearch = 5\n", "search is 5, expected a table"),
     ],
 )
 def test_a_bad_file_of_spaces_is_one_clear_message(
@@ -106,6 +118,18 @@ def test_a_bad_file_of_spaces_is_one_clear_message(
     with pytest.raises(Misuse) as refused:
         find_space(catalogue, "jit", task(), tmp_path / "mine.toml")
     assert message in str(refused.value)
+
+
+def test_what_a_file_fixes_is_not_searched_and_what_it_searches_not_fixed(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[[space]]\nmethod = 'jit'\nsource = 'me'\n[space.fixed]\nsigma = 1\n")
+    space = find_space(catalogue, "jit", task(), file)
+    assert dict(space.fixed) == {"sigma": 1.0} and [name for name, _ in space.dims] == ["lr"]
+    file.write_text("[[space]]\nmethod = 'gkt'\nsource = 'me'\n[space.search]\npseudo_batches = [10, 20]\n")
+    space = find_space(catalogue, "gkt", task(), file)
+    assert "pseudo_batches" in dict(space.dims) and "pseudo_batches" not in dict(space.fixed)
 
 
 def test_a_missing_file_and_a_method_without_space_say_what_to_type(

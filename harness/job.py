@@ -33,6 +33,7 @@ class Wish:
 
     def __post_init__(self) -> None:
         check_store(self.store)
+        refuse_secrets([self.suite, *self.words, *self.plugins])
         for plugin in map(Path, self.plugins):
             if not plugin.expanduser().is_file():
                 raise Misuse(f"--plugin {plugin}: no such file; give the path of a Python file")
@@ -93,6 +94,16 @@ def check_store(store: str) -> None:
             f"--store {store}: would be a folder on one node of the cluster; give a URL such as "
             "s3://bucket/store, or the whole path of a folder that all nodes share"
         )
+
+
+def refuse_secrets(typed: Sequence[str]) -> None:
+    """Every word of a command is shown by the cluster to whoever asks for the job."""
+    option = "submit"
+    for word in typed:
+        text = word
+        if word.startswith("--"):
+            option, _, text = word.partition("=")  # as in --data=URL
+        refuse_credentials(text, option)
 
 
 def words(options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,8 @@
 CACHE is $EFFACE_CACHE or ~/.cache/efface. A version names what the source listed when the sweep began (names,
 sizes, checksums or times), so that changed data are fetched anew, and a node that finds another version than
 the driver says so. A copy gets its name only when it is whole: every size as listed and, where the source has
-a file SHA256SUMS, every digest in it; one that broke off goes on with the files that it lacks.
+a file SHA256SUMS, every digest in it; one that broke off goes on with the files that it lacks. A source that
+is away is waited for. What it says is not trusted: its names stay below the folder, its errors show no query.
 """
 
 from __future__ import annotations
@@ -14,24 +15,37 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.errors import Misuse
-from harness.urls import is_url, open_url
+from harness import urls
+from harness.errors import Misuse, OverTime
+from harness.patience import QUICK, may_pass
+from harness.urls import is_url, open_url, without_secrets
 
 if TYPE_CHECKING:
     from harness.registry import Catalogue
 
+T = TypeVar("T")
 FETCHERS = 8  # files at a time
 CHUNK = 1 << 20  # bytes
 SUMS = "SHA256SUMS"  # as `sha256sum` writes it, at the top of the source; names are relative to there
-MARKS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated")
+AWAY_SECONDS = 300.0  # that a node waits for a source which gives no file; the driver waits QUICK
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # between two tries; each is twice the one before
+
+
+class SourceAway(Misuse):
+    """The source cannot be read now, for a reason that may pass."""
+
+    came = 0  # files that it gave before
 
 
 @dataclass(frozen=True)
@@ -59,23 +73,25 @@ class Source:
 def source_of(url: str, catalogue: Catalogue, datasets: Iterable[str]) -> Source:
     """Find out what each data set needs of a folder or URL, without fetching it."""
     fs, root = open_url(url, "--data")
-    if not _reach(lambda: fs.isdir(root), url, "--data"):
+    if not _asked(f"--data {url}", urls.exists, fs, fs.isdir, root):
         raise Misuse(f"--data {url}: no such folder; give one that holds what --data-dir would hold")
     parts = []
     for dataset in sorted(set(datasets)):
         info = catalogue.dataset(dataset)
         if info.needs_folder:
             path = _needed(url, fs, root, dataset, info)
-            parts.append(Part(dataset, path, _version(_listed(fs, _join(root, path)))))
-    return Source(_absolute(url), tuple(parts))
+            listed = _asked(f"--data {url}", urls.files_of, fs, urls.join(root, path))
+            parts.append(Part(dataset, path, urls.version_of(listed)))
+    where = url.rstrip("/") if is_url(url) else str(Path(url).expanduser().resolve())
+    return Source(where, tuple(parts))
 
 
 def pinned(url: str) -> str:
     """URL#VERSION of a file of weights: what `weights_file` finds on any node, and the same on all."""
     fs, root = open_url(url, "--weights")
-    if not _reach(lambda: fs.isfile(root), url, "--weights"):
+    if not _asked(f"--weights {url}", urls.exists, fs, fs.isfile, root):
         raise Misuse(f"--weights {url}: no such file; give a safetensors file or a torch state dict")
-    return f"{url}#{_version(_listed(fs, root))}"
+    return f"{url}#{urls.version_of(_asked(f'--weights {url}', urls.files_of, fs, root))}"
 
 
 def weights_file(where: str) -> Path:
@@ -115,10 +131,10 @@ def _needed(url: str, fs: Any, root: str, dataset: str, info: Any) -> str:
     for depth in (1, 2):
         with tempfile.TemporaryDirectory(prefix="efface-") as made:
             skeleton = Path(made)
-            _show(fs, root, skeleton, depth)
+            _asked(f"--data {url}", _show, fs, root, skeleton, depth)
             try:
-                found = Path(info.find(data_folder(dataset, skeleton)))
-                return found.relative_to(skeleton).as_posix().removeprefix(".")
+                found = Path(info.find(data_folder(dataset, skeleton))).relative_to(skeleton).as_posix()
+                return "" if found == "." else urls.below(found, url)
             except DataError as error:
                 problem = type(error)(str(error).replace(made, url))
     raise Misuse(str(problem).replace("--data-dir", "--data"))
@@ -126,31 +142,57 @@ def _needed(url: str, fs: Any, root: str, dataset: str, info: Any) -> str:
 
 def _show(fs: Any, root: str, folder: Path, depth: int) -> None:
     for entry in fs.ls(root, detail=True):
-        place = folder / PurePosixPath(entry["name"]).name
-        if entry["type"] != "directory":
+        place = folder / urls.below(entry["name"].rstrip("/").rpartition("/")[2], root)
+        if entry["type"] == "directory":
+            place.mkdir(exist_ok=True)
+            if depth > 1:
+                _show(fs, entry["name"], place, depth - 1)
+        elif not urls.is_marker(entry):
             place.touch()
-            continue
-        place.mkdir(exist_ok=True)
-        if depth > 1:
-            _show(fs, entry["name"], place, depth - 1)
 
 
-def _listed(fs: Any, root: str) -> dict[str, Mapping[str, Any]]:
-    """Every file below a folder by its relative name; where there is a file instead, by no name."""
-    if fs.isfile(root):
-        return {"": fs.info(root)}
-    found = fs.find(root, detail=True)
-    start = fs._strip_protocol(root).rstrip("/") + "/"
-    return {str(path).removeprefix(start): facts for path, facts in sorted(found.items())}
+# -------------------- asking a source
 
 
-def _version(listed: Mapping[str, Mapping[str, Any]]) -> str:
-    """12 hex digits over names, sizes, and what the source tells of the content or its time."""
-    sha = hashlib.sha256()
-    for name, facts in listed.items():
-        mark = next((str(facts[key]) for key in MARKS if facts.get(key)), "")
-        sha.update(repr((name, facts.get("size"), mark)).encode())
-    return sha.hexdigest()[:12]
+def _asked(source: str, act: Callable[..., T], *given: Any) -> T:
+    """What the driver asks, who soon wants to know."""
+    return _patiently(partial(_asking(source)(act), *given), QUICK)
+
+
+@contextmanager
+def _asking(source: str) -> Iterator[None]:
+    """What goes wrong in here is the source's. A redirect may have led to a signed URL: no message, and no
+    error that is behind it, tells where.
+    """
+    try:
+        yield
+    except (Misuse, OverTime):
+        raise
+    except Exception as caught:  # noqa: BLE001  whatever a client library raises
+        error = urls.cause_of(caught)
+        text = without_secrets(str(error))
+        why = " ".join((text if isinstance(error, OSError) else f"{type(error).__name__}: {text}").split())
+        kind = SourceAway if may_pass(error) else Misuse
+        raise kind(f"{source}: cannot be read: {why[:200]}") from None
+
+
+def _patiently(act: Callable[[], T], seconds: float) -> T:
+    """What `act` gives, tried again while the source is away and for so long no file came."""
+    since, pause = None, FIRST_PAUSE
+    while True:
+        try:
+            return act()
+        except SourceAway as away:
+            if since is None or away.came:
+                since, pause = monotonic(), FIRST_PAUSE
+            left = since + seconds - monotonic()
+            if left <= 0:
+                raise Misuse(
+                    f"{away}; {socket.gethostname()} has asked for {seconds:g} s; see that the source can be "
+                    "reached from there, and type the command again"
+                ) from None
+        sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 # -------------------- fetching
@@ -164,8 +206,10 @@ def _fetched(url: str, part: Part, kind: str, option: str) -> Path:
         try:
             with _alone(place, part.path):
                 if not target.exists():
-                    _copy(url, part, target, option)
-        except OSError as error:
+                    _patiently(lambda: _copy(url, part, target, option), AWAY_SECONDS)
+        except OverTime:
+            raise
+        except OSError as error:  # of the source there is none left
             raise Misuse(
                 f"{option} {url}: cannot be copied to {place}: {error}; make room there, or name another "
                 "place with EFFACE_CACHE=FOLDER"
@@ -185,35 +229,45 @@ def _alone(place: Path, path: str) -> Iterator[None]:
 
 def _copy(url: str, part: Part, target: Path, option: str) -> None:
     fs, root = open_url(url, option)
-    origin = _join(root, part.path)
-    listed = _listed(fs, origin)
-    if _version(listed) != part.version:
+    origin = urls.join(root, part.path)
+    with _asking(f"{option} {url}"):
+        listed, sums = urls.files_of(fs, origin), _sums(fs, root)
+    if urls.version_of(listed) != part.version:
         raise Misuse(
             f"{option} {url}: {part.path or 'it'} is not what it was when the sweep began; type the command "
             "again, and leave the source alone while it runs"
         )
-    sums = _sums(fs, root)
     temporary = target.with_name(f".{target.name}.partial")  # only one process at a time, so never two
     jobs: list[Future[None]] = []
-    with ThreadPoolExecutor(FETCHERS) as pool:
+    pool = ThreadPoolExecutor(FETCHERS)
+    try:
         for name, facts in listed.items():
             place = temporary / name if name else temporary
             if place.is_file():
                 continue  # whole: from a fetch that broke off
-            expected = sums.get(_join(part.path, name))
-            jobs.append(pool.submit(_copy_file, fs, _join(origin, name), place, facts, expected))
-        for job in jobs:
+            expected = sums.get(urls.join(part.path, name))
+            path = urls.join(origin, name)
+            jobs.append(pool.submit(_copy_file, fs, path, place, facts, expected, f"{option} {url}"))
+        for job in as_completed(jobs):
             job.result()
+    except SourceAway as away:
+        pool.shutdown(cancel_futures=True)
+        away.came = sum(not job.cancelled() and job.exception() is None for job in jobs)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     temporary.replace(target)
 
 
-def _copy_file(fs: Any, path: str, target: Path, facts: Mapping[str, Any], expected: str | None) -> None:
+def _copy_file(
+    fs: Any, path: str, target: Path, facts: Mapping[str, Any], expected: str | None, source: str
+) -> None:
     """One file, which gets its name when it is complete as far as its source can tell."""
     target.parent.mkdir(parents=True, exist_ok=True)
     sha, size = hashlib.sha256(), 0
     unfinished = target.with_name(f".{target.name}.part")
-    with fs.open(path, "rb") as source, unfinished.open("wb") as copy:
-        while chunk := source.read(CHUNK):
+    with unfinished.open("wb") as copy, closing(_chunks(fs, path, source)) as chunks:
+        for chunk in chunks:
             sha.update(chunk)
             copy.write(chunk)
             size += len(chunk)
@@ -227,26 +281,18 @@ def _copy_file(fs: Any, path: str, target: Path, facts: Mapping[str, Any], expec
     unfinished.replace(target)
 
 
+def _chunks(fs: Any, path: str, source: str) -> Generator[bytes]:
+    """What a file of the source holds. An error of whoever takes it is none of the source's."""
+    with _asking(source), fs.open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
 def _sums(fs: Any, root: str) -> dict[str, str]:
     """SHA-256 by relative name, where the source says so."""
     try:
-        lines = fs.cat_file(_join(root, SUMS)).decode().splitlines()
+        lines = fs.cat_file(urls.join(root, SUMS)).decode(errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     pairs = (line.split(maxsplit=1) for line in lines if line.strip())
     return {pair[1].lstrip("*").removeprefix("./"): pair[0] for pair in pairs if len(pair) == 2}
-
-
-def _join(*parts: str) -> str:
-    return "/".join(part.rstrip("/") for part in parts if part)
-
-
-def _absolute(url: str) -> str:
-    return url.rstrip("/") if is_url(url) else str(Path(url).expanduser().resolve())
-
-
-def _reach(ask: Any, url: str, option: str) -> bool:
-    try:
-        return bool(ask())
-    except OSError as error:
-        raise Misuse(f"{option} {url}: cannot be read: {str(error)[:200]}") from None

@@ -6,17 +6,22 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from harness import node_data, registry
-from harness.errors import Misuse
-from harness.node_data import Source, pinned, source_of, weights_file
+from harness import node_data, registry, urls
+from harness.errors import Misuse, OverTime
+from harness.node_data import Part, Source, pinned, source_of, weights_file
 from harness.registry import Catalogue
 from harness.workspace import Settings, Workspace, read_data
 from tests.tasks.make_trees import cifar10_tree, imagenet_tree, pins_tree
@@ -39,7 +44,8 @@ def bucket(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
         fs.put(f"{folder}/", URL, recursive=True)
 
     yield put
-    fs.rm("/bucket", recursive=True)
+    for path in [path for path in fs.store if path.startswith("/bucket")]:
+        del fs.store[path]
 
 
 @pytest.fixture
@@ -149,7 +155,7 @@ def test_a_file_that_arrives_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"123")
     with pytest.raises(Misuse, match="3 bytes came, 4 are listed"):
         node_data._copy_file(
-            fsspec.filesystem("file"), str(tmp_path / "a"), tmp_path / "b", {"size": 4}, None
+            fsspec.filesystem("file"), str(tmp_path / "a"), tmp_path / "b", {"size": 4}, None, "--data x"
         )
 
 
@@ -190,7 +196,7 @@ def test_of_several_processes_one_copies_and_the_others_wait(tmp_path: Path) -> 
     for number in range(4):
         (tmp_path / "data" / "part" / str(number)).write_text("x")
     fs = fsspec.filesystem("file")
-    version = node_data._version(node_data._listed(fs, str(tmp_path / "data" / "part")))
+    version = urls.version_of(urls.files_of(fs, str(tmp_path / "data" / "part")))
     command = [sys.executable, "-c", FETCH, str(tmp_path / "data"), "part", version]
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) for _ in range(3)
@@ -273,3 +279,233 @@ def test_a_source_can_be_sent_to_a_worker(cifar: Path) -> None:
 
     source = source_of(URL, registry.load(), ["cifar10"])
     assert isinstance(pickle.loads(pickle.dumps(source)), Source)
+
+
+# -------------------- a source that is not to be trusted
+
+
+def listed_by(root: str) -> Part:
+    """All that a source lists, as a driver would pin it that trusts every name."""
+    fs = fsspec.filesystem("memory")
+    found = fs.find(root, detail=True)
+    names = {path.removeprefix(fs._strip_protocol(root) + "/"): found[path] for path in sorted(found)}
+    return Part("d", root.rpartition("/")[2], urls.version_of(names))
+
+
+CLIMBING = ["../../../../escaped", "train/../../../../../escaped", "ABSOLUTE", "./a", ".."]
+
+
+@pytest.mark.parametrize("name", CLIMBING)
+def test_a_name_that_climbs_out_of_its_folder_is_refused(
+    bucket: object, own_cache: Path, tmp_path: Path, name: str
+) -> None:
+    name = name.replace("ABSOLUTE", str(tmp_path / "escaped"))
+    for key in ("train/1.png", name):
+        MemoryFileSystem.store[f"/bucket/data/pets/{key}"] = MemoryFile(data=b"x")
+    with pytest.raises(Misuse) as refused:
+        Source(URL, (listed_by(f"{URL}/pets"),)).folder("d")
+    assert repr(name) in str(refused.value) and "outside of its folder" in str(refused.value)
+    assert copied(own_cache) == [] and not list(tmp_path.rglob("escaped"))
+
+
+@pytest.mark.parametrize("name", ["..", "."])
+def test_looking_for_the_data_makes_no_folder_outside_either(
+    cifar: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    evil = [{"name": f"/bucket/data/{name}", "type": "directory"}]
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: evil)
+    with pytest.raises(Misuse, match=rf"lists '{name}', which would be written outside"):
+        source_of(URL, catalogue, ["cifar10"])
+
+
+def test_what_published_sums_name_is_only_looked_up(cifar: Path, own_cache: Path, tmp_path: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    lines = [f"{'0' * 64}  {name}\n" for name in ("../../../escaped", str(tmp_path / "escaped"), "..", "/")]
+    fs.pipe_file(f"{URL}/SHA256SUMS", "".join(lines).encode() + b"\xff\xfe\n0  \n")
+    assert Source(URL, (listed_by(f"{URL}/other"),)).folder("d")
+    assert copied(own_cache) == ["large.bin"] and not list(tmp_path.rglob("escaped"))
+
+
+def test_by_what_a_buckets_console_shows_folders_is_no_file(
+    tmp_path: Path, bucket: Callable[[Path], None], catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    pins_tree(tmp_path / "made", each=2, people=2).rename(tmp_path / "data" / "pets")
+    bucket(tmp_path / "data")
+    marks = [{"name": f"/bucket/data/{name}", "size": 0, "type": "file"} for name in ("", "pets/", "pets/a/")]
+    found = {str(mark["name"]): mark for mark in marks[1:]}
+    ls, find = MemoryFileSystem.ls, MemoryFileSystem.find
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda *given, **more: [*marks, *ls(*given, **more)])
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda *given, **more: find(*given, **more) | found)
+    source = source_of(URL, catalogue, ["imagefolder:pets"])
+    assert read_data(catalogue, "imagefolder:pets", None, source=source).classes
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """A server that sends whoever asks for a file on to a signed URL."""
+
+    answer = 200
+
+    def do_GET(self) -> None:
+        signed = self.path.startswith("/signed")
+        status = type(self).answer if signed else 302 if self.path == "/pub/w.pt" else 404
+        self.send_response(status)
+        self.send_header("Location", "/signed/w.pt?X-Amz-Signature=SECRET&X-Amz-Credential=AKIA")
+        self.send_header("Content-Length", "5" if status == 200 else "0")
+        self.end_headers()
+        if status == 200 and self.command == "GET":
+            self.wfile.write(b"hello")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    monkeypatch.setattr(Elsewhere, "answer", 200)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as found:
+        thread = threading.Thread(target=found.serve_forever, args=(0.01,))
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("answer", "asked"), [(403, 0.0), (503, 300.0)])
+def test_a_signed_url_to_which_a_source_redirects_is_told_to_nobody(
+    server: ThreadingHTTPServer, clock: Clock, answer: int, asked: float
+) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/pub/w.pt"
+    where = pinned(url)
+    assert "SECRET" not in where
+    Elsewhere.answer = answer
+    for ask in (lambda: weights_file(where), lambda: pinned(url)):
+        with pytest.raises(Misuse, match=f"cannot be read: ClientResponseError: {answer}") as refused:
+            ask()
+        told = str(refused.value) + "".join(traceback.format_exception(refused.value))
+        assert "SECRET" not in told and "AKIA" not in told and "/signed/w.pt?…" in told
+    assert clock.now == pytest.approx(asked and asked + node_data.QUICK)
+
+
+# -------------------- a source that is away
+
+
+@dataclass
+class Clock:
+    """Time that passes only while somebody waits."""
+
+    now: float = 0.0
+    pauses: list[float] = field(default_factory=list)
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(node_data, "sleep", found.sleep)
+    monkeypatch.setattr(node_data, "monotonic", lambda: found.now)
+    return found
+
+
+def away(monkeypatch: pytest.MonkeyPatch, call: str, while_: Callable[[], bool]) -> None:
+    """The object store resets the connection at this call."""
+    real = getattr(MemoryFileSystem, call)
+
+    def act(*given: Any, **more: Any) -> Any:
+        if while_():
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return real(*given, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, call, act)
+
+
+@pytest.mark.parametrize("call", ["open", "find", "cat_file"])
+def test_a_source_that_is_away_is_waited_for(
+    cifar: Path, catalogue: Catalogue, clock: Clock, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    source = source_of(URL, catalogue, ["cifar10"])
+    away(monkeypatch, call, lambda: clock.now < 20)
+    digest = read_data(catalogue, "cifar10", None, source=source).digest()
+    assert digest == read_data(catalogue, "cifar10", cifar).digest()
+    assert clock.pauses == [0.5, 1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("call", ["open", "find", "cat_file"])
+def test_a_source_that_stays_away_is_named_and_not_the_cache(
+    cifar: Path, own_cache: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    source = Source(URL, (listed_by(f"{URL}/other"),))
+    away(monkeypatch, call, lambda: True)
+    with pytest.raises(Misuse, match=r"cannot be read: .*reset by peer; .* has asked for 300 s") as refused:
+        source.folder("d")
+    assert str(refused.value).startswith(f"--data {URL}: ") and "EFFACE_CACHE" not in str(refused.value)
+    assert clock.now == 300 and max(clock.pauses) == 30 and copied(own_cache) == []
+
+
+def test_as_long_as_files_come_a_source_is_not_given_up(
+    cifar: Path, catalogue: Catalogue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(URL, catalogue, ["cifar10"])
+    back = [0.0]
+
+    def breaks_after_each_file() -> bool:
+        if clock.now < back[0]:
+            return True
+        back[0] = clock.now + 200
+        return False
+
+    away(monkeypatch, "open", breaks_after_each_file)
+    assert source.folder("cifar10") and clock.now > 1000
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Forbidden"), OverTime("longer than the time limit")])
+def test_what_does_not_pass_is_not_waited_for(
+    cifar: Path, catalogue: Catalogue, clock: Clock, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    source = source_of(URL, catalogue, ["cifar10"])
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(MemoryFileSystem, "open", fail)
+    expected = OverTime if isinstance(error, OverTime) else Misuse
+    with pytest.raises(expected, match=r"cannot be read: .*Forbidden$|longer than the time limit$"):
+        source.folder("cifar10")
+    assert clock.pauses == []
+
+
+def test_a_full_disk_of_the_node_is_no_source_that_is_away(
+    cifar: Path, own_cache: Path, clock: Clock
+) -> None:
+    part = listed_by(f"{URL}/other")
+    place = own_cache / "data" / f"{hashlib.sha256(URL.encode()).hexdigest()[:12]}-{part.version}"
+    (place / ".other.partial").mkdir(parents=True)
+    (place / ".other.partial" / ".large.bin.part").symlink_to("/dev/full")
+    with pytest.raises(Misuse, match=r"cannot be copied to .*No space left.*EFFACE_CACHE=FOLDER"):
+        Source(URL, (part,)).folder("d")
+    assert clock.pauses == []
+
+
+@pytest.mark.parametrize("call", ["isdir", "isfile"])
+def test_a_driver_soon_says_that_a_source_is_away(
+    cifar: Path, catalogue: Catalogue, clock: Clock, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """fsspec says of a server that does not answer that there is no such file."""
+    monkeypatch.setattr(MemoryFileSystem, call, lambda *_: False)
+    away(monkeypatch, "info", lambda: True)
+    with pytest.raises(Misuse, match=rf"{URL}: cannot be read: .*reset by peer; .* asked for 5 s"):
+        source_of(URL, catalogue, ["cifar10"]) if call == "isdir" else pinned(URL)
+    assert clock.now == node_data.QUICK
+
+
+def test_a_server_that_has_ended_is_away(server: ThreadingHTTPServer, clock: Clock) -> None:
+    where = pinned(f"http://127.0.0.1:{server.server_port}/pub/w.pt")
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(Misuse, match=r"--weights http://127.*cannot be read: .*onnect.* asked for 300 s"):
+        weights_file(where)
+    assert clock.now == 300

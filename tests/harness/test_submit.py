@@ -24,7 +24,7 @@ from harness import job, submit
 from harness.errors import Misuse
 from harness.job import Wish
 from harness.store import Store
-from harness.urls import open_url
+from harness.urls import open_url, redacted, refuse_credentials, without_secrets
 
 pytestmark = pytest.mark.xdist_group("head")  # its start is shared
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +80,15 @@ SECRET = "wJalrXUtnFEMI/K7MDENG"
         f"https://host/store?X-Amz-Signature={SECRET}",
         f"gs://bucket/store?token={SECRET}",
         f"az://box/store?sv=1&sig={SECRET}",
+        f"s3://AKIAIOSFODNN7:/{SECRET}@bucket",
+        f"s3://AKIAIOSFODNN7:12/{SECRET}@bucket",
+        f"s3://AKIAIOSFODNN7::{SECRET}@bucket",
+        f"zip://a.csv::https://me:{SECRET}@host/b.zip",
+        "https://wJalrXUtnFEMI@github.com/me/data",
+        f"sftp://me%3A{SECRET[:9]}@host/store",
+        *(f"https://host/d{sign}access_token={SECRET}" for sign in "?#;"),
+        *(f"https://host/d?a=1&{key}={SECRET}" for key in ("auth", "jwt", "pwd", "passphrase", "sig")),
+        *(f"az://box/d?{key}={SECRET}" for key in ("x-api-key", "account_key", "AccessKey", "key")),
     ],
 )
 def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
@@ -94,6 +103,46 @@ def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
 )
 def test_a_url_without_credentials_is_taken(url: str) -> None:
     assert open_url(url)[1]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3://bucket/store", "s3://bucket/a:b@c", "s3://arn:aws:s3:us-west-2:123456789012:accesspoint/x"),
+        *("https://host/data?version=3", "https://host/d?author=me&tokenizer=bert&keyword=a&sort_key=b"),
+        *("https://host:8080/pkg@1.2/x", "http://[::1]:8265", "http://127.0.0.1:8265", "https://host/d#a1b2"),
+        *("file:///a@b/c", "file://C:/a@b", "C:/a@b", "C:\\data\\a@b", "/data/a@b:c", "a@b"),
+        *("sftp://me@host:22/d", "abfs://box@account.dfs.core.windows.net/d", "hf://datasets/me/d@main/x"),
+        *("zip://a@b.csv::simplecache::https://host/x.zip", "simplecache::s3://bucket/store", "vit=s3://b/w"),
+    ],
+)
+def test_an_at_or_a_colon_is_no_credential_by_itself(url: str) -> None:
+    refuse_credentials(url)
+    assert redacted(url) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"403, url='https://h/w.pt?X-Amz-Signature={SECRET}&a=b'", "403, url='https://h/w.pt?…'"),
+        (f"Max retries with url: /w.pt?sig={SECRET} (Caused", "Max retries with url: /w.pt?… (Caused"),
+        (f"(https://h/d?x={SECRET}), ftp://h/d#{SECRET}: gone", "(https://h/d?…), ftp://h/d#…: gone"),
+        (f"s3://AKIA:{SECRET}@bucket/d: no", "s3://…: no"),
+        ("no 'jti' in s3://b/x: did you mean 'jit'?", "no 'jti' in s3://b/x: did you mean 'jit'?"),
+    ],
+)
+def test_a_message_shows_no_query_of_a_url(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown == without_secrets(shown)
+
+
+@pytest.mark.parametrize("word", ["--data=URL", "URL", "vit=URL"])
+def test_no_word_of_a_job_holds_a_secret(word: str) -> None:
+    typed = word.replace("URL", f"https://me:{SECRET}@host/d")
+    for wish in ({"words": ("--data", typed)}, {"plugins": (typed,)}, {"suite": typed}):
+        with pytest.raises(Misuse, match="URL with credentials") as refused:
+            Wish(**{"suite": "demo", "store": "/s", **wish})  # type: ignore[arg-type]
+        assert SECRET[:6] not in str(refused.value)
+    assert Wish("demo", "/s", ("--data=s3://bucket/d", "--weights", "vit=s3://bucket/a@b"))
 
 
 def test_a_protocol_that_nobody_knows_or_has_installed_is_one_line() -> None:
@@ -235,6 +284,7 @@ def typed(folder: Path, *words: str, seconds: float = 120, **environment: str) -
         (["submit", "demo", "--store", "/s", "--weights", "w.pth"], "the cluster cannot see it"),
         (["submit", "demo", "--store", "/s", "--data", "here"], "the cluster cannot see it"),
         (["submit", "demo", "--store", "/s", "--tune", "--methods", "jit"], "after --"),
+        (["submit", "demo", "--store", "/s", "--", "--data", "https://me:x@h/d"], "--data https://…: a URL"),
     ],
 )
 def test_a_misuse_is_one_line_before_anything_is_sent(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +19,8 @@ from harness.patience import StoreError
 from harness.store import Store
 
 RENEW_SECONDS = 10.0
-VOID_SECONDS = 30.0
+VOID_SECONDS = 30.0  # without a renewal
+LOOK_SECONDS = 1.0  # between two looks at a lease that somebody else has left or holds
 LEASE = "lease.json"
 
 
@@ -30,15 +33,22 @@ def _holder() -> dict[str, Any]:
     }
 
 
-def _refuse(url: str, held: dict[str, Any], more: str = "") -> StoreError:
-    who = f"process {held.get('pid', '?')} on {held.get('host', '?')} since {held.get('since', '?')}"
+def _who(held: dict[str, Any]) -> str:
+    return f"process {held.get('pid', '?')} on {held.get('host', '?')} since {held.get('since', '?')}"
+
+
+def _refuse(url: str, held: dict[str, Any]) -> StoreError:
     return StoreError(
-        f"store {url} is in use by another sweep ({who}){more}; wait for it, or give another --store"
+        f"store {url} is in use by another sweep ({_who(held)}); wait for it, or give another --store"
     )
 
 
 def holder_of(store: Store) -> dict[str, Any] | None:
-    """Who is writing in a store, without getting in its way."""
+    """Who is writing in a store, without getting in its way.
+
+    Of an object store this is told at once, and so by the clocks of two machines, which may be wrong: good
+    enough to be shown. Whoever takes a store over watches its lease instead.
+    """
     if store.local is None:
         held = read_lease(store)
         fresh = held and time.time() - float(held.get("renewed", 0)) < VOID_SECONDS
@@ -67,8 +77,8 @@ def read_lease(store: Store, wait: bool = True) -> dict[str, Any] | None:
 class StoreLock:
     """Holds a store for writing while its `with` block lasts; refuses and says who holds it otherwise."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.store, self._sleep = store, sleep
         self.lost = False  # the lease was taken by somebody else while this process slept
         self._me = _holder()
         self._file: int | None = None
@@ -117,16 +127,31 @@ class StoreLock:
 
     def _take_lease(self) -> None:
         held = read_lease(self.store)
-        if held and time.time() - float(held.get("renewed", 0)) < VOID_SECONDS:
-            raise _refuse(
-                self.store.url, held, f"; its lease is void {VOID_SECONDS:.0f} s after its last sign"
-            )
+        if held:
+            self._watch(held)
         self._write_lease()
-        time.sleep(0.5)  # object stores have no lock: whoever wrote last holds it
+        self._sleep(0.5)  # object stores have no lock: whoever wrote last holds it
         if (read_lease(self.store) or {}).get("token") != self._me["token"]:
             raise _refuse(self.store.url, read_lease(self.store) or {})
         self._renewer = threading.Thread(target=self._renew, name="efface-lease", daemon=True)
         self._renewer.start()
+
+    def _watch(self, held: dict[str, Any]) -> None:
+        """Refuse where a lease is renewed; give it up for void where it stays as it is.
+
+        How old it is by its own account says nothing: clocks of two machines may be minutes apart.
+        """
+        self.store.patience.tell(
+            f"store {self.store.url} has the lease of another sweep ({_who(held)}); watching it for up "
+            f"to {VOID_SECONDS:g} s to see whether that one still runs"
+        )
+        for _ in range(math.ceil(VOID_SECONDS / LOOK_SECONDS)):
+            self._sleep(LOOK_SECONDS)
+            found = read_lease(self.store)
+            if found is None:
+                return  # it has just ended
+            if found != held:
+                raise _refuse(self.store.url, found)
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
@@ -139,11 +164,12 @@ class StoreLock:
                 continue  # the sweep waits for it as well, or ends with that
 
     def _write_lease(self, wait: bool = True) -> None:
+        began = time.monotonic()  # others may see it from now on, and count from there
         self.store.write(LEASE, json.dumps({**self._me, "renewed": time.time()}).encode(), wait)
-        self._renewed = time.monotonic()
+        self._renewed = began
 
     def _require_held(self, wait: bool) -> None:
-        """Raises where another sweep took the store over: two would write the same file of rows."""
+        """Raises where another sweep took the store over: both would run the same jobs and report them."""
         if not self.lost and time.monotonic() - self._renewed > VOID_SECONDS:  # this process slept
             self.lost = (read_lease(self.store, wait) or {}).get("token") != self._me["token"]
         if self.lost:

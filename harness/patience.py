@@ -6,6 +6,7 @@ No client library of an object store is imported here: their errors are told apa
 from __future__ import annotations
 
 import errno
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,15 +24,20 @@ NAMES = (
 )
 PASSING = {getattr(errno, name) for name in NAMES if hasattr(errno, name)}
 LASTING = (PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
-# of botocore, aiohttp, requests and urllib3, which are no OSErrors
+# of each package that speaks to a server: no connection, one that broke off, half an answer, or none from
+# where credentials come from; what derives from these counts as well
 CONNECTION_ERRORS = {
-    "HTTPClientError",
-    "ClientConnectionError",
-    "ClientPayloadError",
-    "ServerDisconnectedError",
-    "ProtocolError",
-    "MaxRetryError",
+    "botocore": {
+        *("ConnectionError", "HTTPClientError", "IncompleteReadError", "ResponseParserError"),
+        "CredentialRetrievalError",
+    },
+    "aiohttp": {"ClientConnectionError", "ClientPayloadError"},
+    "google": {"TransportError"},
+    "http": {"IncompleteRead"},
+    "requests": {"ChunkedEncodingError", "ConnectionError", "Timeout"},
+    "urllib3": {"MaxRetryError", "ProtocolError", "TimeoutError"},
 }
+CONFLICT = 409  # somebody else writes the same object at this moment
 
 
 class StoreError(Misuse):
@@ -54,10 +60,16 @@ def may_pass(error: BaseException) -> bool:
         return True
     status = http_status(error)
     if status is not None:
-        return status >= 500 or status in (408, 429)
+        return status >= 500 or status in (408, CONFLICT, 429)
+    if isinstance(error, socket.gaierror):  # its numbers are not those of other OSErrors
+        return error.errno == socket.EAI_AGAIN
     if isinstance(error, OSError) and error.errno in PASSING:
         return True
-    return any(kind.__name__ in CONNECTION_ERRORS for kind in type(error).__mro__)
+    return any(kind.__name__ in CONNECTION_ERRORS.get(_package(kind), ()) for kind in type(error).__mro__)
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 def http_status(error: BaseException) -> int | None:
@@ -106,21 +118,23 @@ class Patience:
 
     def __init__(self, seconds: float = QUICK, tell: Callable[[str], None] = lambda text: None) -> None:
         self.seconds, self.tell = seconds, tell
-        self._since: float | None = None
+        self.waited = 0.0  # seconds in all, the wait that goes on at this moment as of its last try
         self._told: str | None = None  # of which store
 
     def call(self, act: Callable[[], T]) -> T:
         """What `act` gives, tried again and again while the store is away."""
-        began, wait = time.monotonic(), FIRST_WAIT
+        began, wait, before = time.monotonic(), FIRST_WAIT, self.waited
         while True:
             try:
                 found = act()
             except StoreAway as error:
+                self.waited = before + time.monotonic() - began
                 self.missed(error, began)
             else:
                 self.met()
                 return found
             time.sleep(min(wait, max(self.seconds, FIRST_WAIT)))  # Ctrl-C ends it at once
+            self.waited = before + time.monotonic() - began
             wait = min(2 * wait, LONGEST_WAIT)
 
     def missed(self, error: StoreAway, since: float) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from tasks.recipes import Recipe
 from tasks.training import fit, view_of
 
 ON_TUNING_HALF = ("retain_acc", "forget_acc", "mia")
+SECOND = "another attempt at this has stored its files first: they stay, and the scores are theirs"
 
 
 def execute(job: Job, space: Workspace) -> Row:
@@ -54,7 +57,7 @@ def execute(job: Job, space: Workspace) -> Row:
         log.append("" if isinstance(error, Misuse) else traceback.format_exc())
     alone = space.settings.exclusive and not job.careful
     outcome = {"exclusive": alone, **worker_facts(space.device), "started_at": started, **outcome}
-    outcome["seconds_total"] = time.perf_counter() - begun
+    outcome.setdefault("seconds_total", time.perf_counter() - begun)
     if log or outcome["status"] != "ok":
         _write_log(job, space, outcome, log)
     return outcome
@@ -79,14 +82,44 @@ def _write_log(job: Job, space: Workspace, outcome: Row, log: list[str]) -> None
 
 def train(job: Job, space: Workspace, log: list[str]) -> Row:
     """Train an original, or the same recipe with something left out; store what its children need."""
-    spec = job.spec
+    spec, begun = job.spec, time.perf_counter()
     assert isinstance(spec, TrainSpec)
-    recipe = space.recipe(spec)
+    weights = spec.without is None or space.settings.keep_weights
+    attempt = artifacts.Attempt(space.store, spec.id, weights, outputs=True, facts=True)
     split = split_of(spec, space)
+    model, published = starting_model(spec, space)
+    told = {"weights_digest": published.digest if published else None, **_data_facts(spec, space, split)}
+    found = attempt.found(model, told)
+    if found is not None:
+        row, halves = found
+        space.remember(spec, model, halves)
+        log.append(f"not trained: its files were there already, whole, made on {row['host']}")
+        return row
+    model, timed = _train(model, spec, space, split, log)
+    predict = partial(predict_halves, spec=spec, space=space, careful=job.careful)
+    started = time.perf_counter()
+    made = predict(model)
+    timed["seconds_scoring"] = time.perf_counter() - started
+    halves = attempt.settle(model, made, predict)
+    space.remember(spec, model, halves)
+    reached = accuracy(halves["test"])
+    row = {**timed, **told, "test_acc": reached, "warning": surprise(spec, space, reached)}
+    row |= {"exclusive": space.settings.exclusive and not job.careful, **worker_facts(space.device)}
+    row["seconds_total"] = time.perf_counter() - begun
+    signed: Row = attempt.sign(_facts(spec, row))["row"]
+    log += [SECOND] if halves is not made else []
+    log += [f"WARNING {signed['warning']}"] if signed["warning"] else []
+    return signed
+
+
+def _train(
+    model: nn.Module, spec: TrainSpec, space: Workspace, split: Split | None, log: list[str]
+) -> tuple[nn.Module, Row]:
+    """The training and nothing else between two readings of the clock."""
+    recipe = space.recipe(spec)
     order = derive_seed(spec.train_seed, "order", spec.split_seed)
     images = training_images(spec, space, split)
     batches = space.batches(spec.dataset, "train", view_of(recipe), images, recipe.batch_size, order)
-    model, published = starting_model(spec, space)
     space.warm_up(spec, model, batches)
     torch.manual_seed(derive_seed(spec.train_seed, "init", spec.split_seed, "global"))  # dropout, a new head
     space.synchronize()
@@ -95,30 +128,13 @@ def train(job: Job, space: Workspace, log: list[str]) -> Row:
     space.synchronize()
     seconds = time.perf_counter() - begun
     require_finite(model)
-    begun = time.perf_counter()
-    halves = predict_halves(model, spec, space, job.careful)
-    scoring = time.perf_counter() - begun
-    weights = published.digest if published else None
-    facts = {
-        "spec": to_dict(spec),
-        "weights_digest": weights,
-        "seconds": seconds,
-        "seconds_scoring": scoring,
-        "exclusive": space.settings.exclusive and not job.careful,
-        "data_digest": space.loaded(spec.dataset).digest,
-    }
-    artifacts.save_outputs(space.store, spec.id, halves)
-    artifacts.save_facts(space.store, "outputs", spec.id, facts)
-    if spec.without is None or space.settings.keep_weights:
-        artifacts.save_model(space.store, spec.id, model, facts)
-    space.remember(spec, model, halves)
-    reached = accuracy(halves["test"])
-    warning = surprise(spec, space, reached)
-    if warning:
-        log.append(f"WARNING {warning}")
-    seen = batches.num_examples * recipe.epochs
-    row = {"seconds": seconds, "seconds_scoring": scoring, "test_acc": reached, "samples_seen": seen}
-    return row | {"weights_digest": weights, "warning": warning} | _data_facts(spec, space, split)
+    return model, {"seconds": seconds, "samples_seen": batches.num_examples * recipe.epochs}
+
+
+def _facts(spec: TrainSpec, row: Row) -> Row:
+    """What stands beside a trained model: what its children ask for, and the row that tells of it."""
+    asked = ("weights_digest", "seconds", "seconds_scoring", "exclusive", "data_digest")
+    return {"spec": to_dict(spec), **{name: row[name] for name in asked}, "row": row}
 
 
 def _fit(
@@ -179,6 +195,9 @@ def _method(job: Job, space: Workspace, split: Split, log: list[str]) -> tuple[H
     forget = space.batches(dataset, "train", view, split.forget, seed=seed)
     retain = space.batches(dataset, "train", view, split.retain, seed=seed + 1)
     space.warm_up(spec.original, model, forget)
+    told = space.settings
+    limit = sys.maxsize if told.keep_outputs else told.outputs_limit
+    attempt = artifacts.Attempt(space.store, spec.id, told.keep_weights, outputs=limit > 0)
     given = {"forget": forget, "retain": retain}
     given = {name: batches for name, batches in given.items() if name in info.needs}
     ctx = context(spec, space, info.needs, log)
@@ -186,13 +205,14 @@ def _method(job: Job, space: Workspace, split: Split, log: list[str]) -> tuple[H
     model, facts = _timed(method, model, given, ctx, spec, space)
     require_finite(model)
     begun = time.perf_counter()
-    halves = predict_halves(model, spec.original, space, job.careful)
+    predict = partial(predict_halves, spec=spec.original, space=space, careful=job.careful)
+    made = predict(model)
     facts["seconds_scoring"] = time.perf_counter() - begun
     facts["samples_seen"] = forget.seen.images + retain.seen.images
-    if space.settings.keep_outputs or artifacts.outputs_bytes(halves) <= space.settings.outputs_limit:
-        artifacts.save_outputs(space.store, spec.id, halves)
-    if space.settings.keep_weights:
-        artifacts.save_model(space.store, spec.id, model, {"spec": to_dict(spec)})
+    halves = attempt.settle(model, made, predict, outputs=artifacts.outputs_bytes(made) <= limit)
+    if told.keep_weights:
+        artifacts.save_facts(space.store, "models", spec.id, {"spec": to_dict(spec)})
+    log += [SECOND] if halves is not made else []
     return halves, facts
 
 

@@ -56,7 +56,7 @@ class Store:
     def open(cls, url: str) -> Store:
         """An existing store."""
         store = cls(url)
-        if not store._exists(MARKER):
+        if not store.has(MARKER):
             raise StoreError(
                 f"{url} is no efface store: expected {MARKER} in it; "
                 "give the folder of an earlier sweep with --store, or make one with `efface sweep demo`"
@@ -68,7 +68,7 @@ class Store:
     def create(cls, url: str) -> Store:
         """An existing store, or a new one in an empty or missing folder."""
         store = cls(url)
-        if store._exists(MARKER):
+        if store.has(MARKER):
             store._check_marker()
             return store
         if store.local is not None and store.local.exists() and not store.local.is_dir():
@@ -87,7 +87,7 @@ class Store:
 
     def is_missing(self) -> bool:
         """Nothing is there yet: a new or empty folder."""
-        return not self._exists(MARKER) and not self.names("")
+        return not self.has(MARKER) and not self.names("")
 
     def _check_marker(self) -> None:
         try:
@@ -108,7 +108,9 @@ class Store:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
-    def _exists(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether there is such a file now."""
+        self.fs.invalidate_cache(self.path(name))
         return self._do("read", lambda: bool(self.fs.exists(self.path(name))))
 
     def read(self, name: str, wait: bool = True) -> bytes:
@@ -158,8 +160,9 @@ class Store:
         return sorted(name for name in found if not name.startswith((".", "_")))
 
     def look_again(self) -> None:
-        """Forget what was listed: workers may have written since."""
+        """Forget what was listed, here and by the client: workers may have written since."""
         self._listing.clear()
+        self.fs.invalidate_cache()
 
     def _listed(self, folder: str) -> frozenset[str]:
         """A listing that is kept: a plan asks for thousands of ids at once."""
@@ -237,7 +240,8 @@ class RowWriter:
     """The one writer of a sweep: a growing segment that is rewritten and renamed at most once a second.
 
     A row counts as done only after the rename. A killed driver therefore loses no more than the last second,
-    and there is nothing to compact: the next sweep goes on in the last segment until it has 1,000 rows.
+    and there is nothing to compact: the next sweep goes on in the last segment until it has 1,000 rows, or,
+    on an object store, begins its own.
     """
 
     def __init__(self, store: Store) -> None:
@@ -250,7 +254,9 @@ class RowWriter:
         self._name, self._segment = self._continue()
 
     def _continue(self) -> tuple[str, pa.Table]:
-        names = self.store.segments()
+        # of an object store never: what its last writer sent may still be on its way, and would replace what
+        # is added; a folder is locked for as long as that writer lives
+        names = self.store.segments() if self.store.local is not None else []
         if names:
             last = self.store.segment(names[-1])
             if len(last) < SEGMENT_ROWS:

@@ -121,7 +121,7 @@ def sweep(
     settings = launch.settings(store, data_dir, plugin, where, eval_batch, keep_weights, keep_outputs, limit)
     settings = replace(settings, store_patience=store_patience)
     held = Store.create(store)
-    held.patience = Patience(store_patience)
+    held.patience = Patience(store_patience, say)
     with StoreLock(held):
         made, catalogue = prepare(suite, held, plugin, only, presets)
         say(words.plan_line(made, store))

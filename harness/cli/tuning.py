@@ -120,7 +120,7 @@ def tune(
         return
     pictures = _writable(plots) if plots else None
     held = Store.create(store)
-    held.patience = Patience(store_patience)
+    held.patience = Patience(store_patience, say)
     bench = driver.Bench(loaded, catalogue, held, told, where, budget, weights=weights or (), fetch=download)
     _run(searches, bench, suite, pictures, as_json)
 

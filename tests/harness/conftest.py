@@ -14,6 +14,7 @@ from harness import results
 from harness.execute.inline import Inline
 from harness.plan import Plan
 from harness.registry import Catalogue
+from harness.spec import RunSpec, TrainSpec
 from harness.store import Store
 from harness.sweep import Listener, Outcome, check_data, sweep
 from harness.workspace import Settings, Workspace, read_data
@@ -36,6 +37,15 @@ class Ground:
         read = lambda name: read_data(self.catalogue, name, told.get("data_dir"), told.get("limit"))  # noqa: E731
         check_data(plan, self.store, read)
         return sweep(plan, self.store, self.catalogue, lambda: Inline(self.space(**told)), Listener())
+
+    def family(self, **over: Any) -> tuple[TrainSpec, TrainSpec, RunSpec]:
+        """The original, the retrain and the first run of a plan."""
+        jobs = self.planned(methods=["retrain"], seeds=1, **over).jobs
+        original, retrain, run = (
+            next(job.spec for job in jobs if job.kind == kind) for kind in ("original", "retrain", "run")
+        )
+        assert isinstance(original, TrainSpec) and isinstance(retrain, TrainSpec) and isinstance(run, RunSpec)
+        return original, retrain, run
 
     def rows(self, kind: str = "run") -> pd.DataFrame:
         return results.load(self.store, kinds=[kind])

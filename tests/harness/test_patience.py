@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import io
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+import aiohttp
 import fsspec
+import google.auth.exceptions
+import numpy as np
 import pandas as pd
 import pytest
+import requests
+from botocore import exceptions as botocore
+from botocore.parsers import ResponseParserError
 from fsspec.implementations.memory import MemoryFileSystem
 
+from harness import artifacts
 from harness import patience as patience_module
 from harness import store as store_module
 from harness.errors import OverTime
@@ -28,6 +37,8 @@ from harness.schedule import Done
 from harness.store import RowWriter, Store
 from harness.sweep import Listener, sweep
 from harness.workspace import Settings, Workspace
+from tasks.api import Outputs
+from tests.harness.conftest import Ground
 
 
 class Flaky(MemoryFileSystem):
@@ -38,6 +49,7 @@ class Flaky(MemoryFileSystem):
     pseudo_dirs: ClassVar[list[str]] = [""]
     error: ClassVar[Callable[[str, str], BaseException | None]] = staticmethod(lambda verb, path: None)
     tried: ClassVar[list[str]] = []
+    condition: ClassVar[bool] = False  # the write at hand must not be over what is there
 
     def _maybe(self, verb: str, path: str) -> None:
         type(self).tried.append(f"{verb} {path}")
@@ -46,6 +58,7 @@ class Flaky(MemoryFileSystem):
             raise error
 
     def pipe_file(self, path: str, value: bytes, **more: Any) -> None:
+        type(self).condition = more.get("mode") == "create"
         self._maybe("write", path)
         super().pipe_file(path, value, **more)
 
@@ -62,11 +75,9 @@ class ServerError(Exception):
         self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
 
 
-class HTTPClientError(Exception):
-    """Named as in botocore, parent of its connection errors there."""
-
-
-class EndpointConnectionError(HTTPClientError): ...
+def out_of_reach() -> BaseException:
+    """What botocore raises where nothing answers at the endpoint."""
+    return botocore.EndpointConnectionError(endpoint_url="http://10.0.0.1:9000/bucket")
 
 
 def translated(status: int) -> OSError:
@@ -120,8 +131,25 @@ PASSING = [
     TimeoutError("timed out"),
     ServerError(503),
     ServerError(429),
+    ServerError(409),
     translated(500),
-    EndpointConnectionError("could not connect"),
+    out_of_reach(),
+    botocore.ConnectTimeoutError(endpoint_url="http://x"),
+    botocore.ReadTimeoutError(endpoint_url="http://x"),
+    botocore.ConnectionClosedError(endpoint_url="http://x"),
+    botocore.ProxyConnectionError(proxy_url="http://x"),
+    botocore.SSLError(endpoint_url="http://x", error="handshake"),
+    botocore.ResponseStreamingError(error="broken off"),
+    botocore.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+    botocore.CredentialRetrievalError(provider="iam-role", error_msg="no answer"),
+    ResponseParserError("not XML"),
+    aiohttp.ServerDisconnectedError(),
+    aiohttp.ClientPayloadError("half of it"),
+    requests.exceptions.ConnectionError("no route"),
+    requests.exceptions.ReadTimeout("slow"),
+    google.auth.exceptions.TransportError("no route"),
+    http.client.IncompleteRead(b"half"),
+    socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
 ]
 LASTING = [
     PermissionError(errno.EACCES, "Permission denied"),
@@ -130,6 +158,12 @@ LASTING = [
     FileNotFoundError("no such bucket"),
     ServerError(403),
     translated(400),
+    botocore.NoCredentialsError(),
+    botocore.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"),
+    botocore.ParamValidationError(report="x"),
+    google.auth.exceptions.RefreshError("revoked"),
+    socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+    type("ConnectionError", (Exception,), {})("of somebody else"),
     OverTime("longer than the time limit"),
     KeyError("x"),
 ]
@@ -148,11 +182,7 @@ def test_what_may_pass_is_tried_again_until_it_works(store: Store, error: BaseEx
 def test_what_will_not_pass_is_an_error_at_once(store: Store, error: BaseException) -> None:
     failing(1, lambda: error)
     Flaky.tried.clear()
-    told = (
-        StoreError
-        if isinstance(error, (OSError, ServerError)) and not isinstance(error, OverTime)
-        else type(error)
-    )
+    told = type(error) if isinstance(error, (OverTime, KeyError)) else StoreError
     with pytest.raises(told) as refused:
         store.write("x", b"1")
     assert len(Flaky.tried) == 1
@@ -164,11 +194,7 @@ def test_what_will_not_pass_is_an_error_at_once(store: Store, error: BaseExcepti
 def test_a_store_without_credentials_is_one_message_and_a_missing_file_is_none(
     efface: Callable[..., tuple[int, str, str]],
 ) -> None:
-    class NoCredentialsError(Exception):
-        """As botocore has it."""
-
-    NoCredentialsError.__module__ = "botocore.exceptions"
-    failing(10**6, lambda: NoCredentialsError("Unable to locate credentials"))
+    failing(10**6, botocore.NoCredentialsError)
     code, _, said = efface("sweep", "demo", "--store", "flaky://bucket/none")
     assert (code, len(said.strip().splitlines())) == (2, 1)
     assert "store flaky://bucket/none cannot be" in said and "Unable to locate credentials" in said
@@ -204,6 +230,16 @@ def test_patience_ends_with_what_was_found_and_what_to_type(store: Store) -> Non
         store.write("x", b"1")
 
 
+def test_an_endpoint_that_never_answers_ends_with_its_name_once_patience_is_over(store: Store) -> None:
+    store.patience = Patience(0.05)
+    failing(10**6, out_of_reach)
+    with pytest.raises(
+        StoreAway, match=r'endpoint URL: "http://10.0.0.1:9000/bucket"; see that it can be re'
+    ):
+        store.write("x", b"1")
+    assert len(Flaky.tried) > 2
+
+
 def test_a_short_failure_is_not_told_and_a_long_one_once() -> None:
     said: list[str] = []
     store = Store("flaky://bucket/told", Patience(60, said.append))
@@ -215,6 +251,17 @@ def test_a_short_failure_is_not_told_and_a_long_one_once() -> None:
     assert len(said) == 2
     assert "flaky://bucket/told is away (cannot be written: the server said 503); waiting" in said[0]
     assert "is back" in said[1]
+
+
+def test_the_seconds_that_a_store_was_waited_for_add_up() -> None:
+    store = Store("flaky://bucket/slow", Patience(60))
+    store.write("x", b"1")
+    assert store.patience.waited == 0.0
+    for _ in range(2):
+        began, before = time.monotonic(), store.patience.waited
+        failing(4, lambda: ServerError(503))
+        store.write("x", b"1")
+        assert 0.03 < store.patience.waited - before <= time.monotonic() - began
 
 
 def test_more_rows_than_a_segment_holds_are_all_written_once_a_store_is_back(
@@ -283,8 +330,9 @@ def frame(store: Store) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+@pytest.mark.parametrize("error", [ServerError(503), out_of_reach()], ids=["503", "out of reach"])
 def test_a_sweep_pauses_while_its_rows_cannot_be_written_and_then_goes_on(
-    store: Store, planned: Callable[..., Plan], catalogue: Catalogue
+    store: Store, planned: Callable[..., Plan], catalogue: Catalogue, error: BaseException
 ) -> None:
     plan, told = planned(store, seeds=4), Told()
     store.patience = Patience(60)
@@ -293,7 +341,7 @@ def test_a_sweep_pauses_while_its_rows_cannot_be_written_and_then_goes_on(
     def answer(verb: str, path: str) -> BaseException | None:
         if verb == "write" and "/rows/" in path and len(away) < 12:
             away.append(time.monotonic())
-            return ServerError(503)
+            return error
         return None
 
     Flaky.error = staticmethod(answer)
@@ -413,3 +461,45 @@ def test_a_lease_outlives_a_store_that_is_away_for_a_moment(
         time.sleep(0.3)
         assert lock._renewer is not None and lock._renewer.is_alive() and not lock.lost
     assert "lease.json" not in store.names("")
+
+
+@pytest.mark.parametrize("status", [400, 501])
+def test_on_a_server_that_cannot_make_sure_of_it_the_first_outputs_stay_as_well(
+    store: Store, status: int
+) -> None:
+    labels = np.arange(3)
+    first, second = ({"train": Outputs(np.full((3, 4), n, np.float32), labels)} for n in (1, 2))
+
+    def answer(verb: str, path: str) -> BaseException | None:
+        return translated(status) if Flaky.condition else None
+
+    Flaky.error = staticmethod(answer)
+    assert artifacts.save_outputs(store, "x", first, known=())
+    assert not artifacts.save_outputs(store, "x", second, known=())
+    Flaky.error = staticmethod(lambda verb, path: None)
+    assert artifacts.load_outputs(store, "x")["train"].logits.max() == 1
+    assert not artifacts.save_outputs(store, "x", second, known=())
+    assert artifacts.save_outputs(store, "x", second, known={"outputs/x.parquet"})
+    assert artifacts.load_outputs(store, "x")["train"].logits.max() == 2
+
+
+def test_waiting_for_the_store_is_no_part_of_a_time_limit_in_this_process(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is full for three seconds, a run may take two."""
+    store = ground.store
+    store.patience = Patience(30.0)
+    full_until = time.monotonic() + 3.0
+    write = store._write
+
+    def full(name: str, data: bytes) -> None:
+        if time.monotonic() < full_until:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(name, data)
+
+    monkeypatch.setattr(store, "_write", full)
+    executor = Inline(Workspace(Settings(store.url), ground.catalogue, store), time_limit=2.0)
+    executor.submit(ground.planned(store).jobs[0])
+    (done,) = executor.wait(1.0)
+    assert done.row["status"] == "ok", done.row["error_message"]
+    assert store.patience.waited > 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,26 +99,19 @@ def trained(ground: Ground, spec: TrainSpec, space: Any = None) -> dict[str, tor
     return artifacts.load_weights(ground.store, spec.id)
 
 
-def family(ground: Ground) -> tuple[TrainSpec, TrainSpec]:
-    plan = ground.planned(methods=["retrain"], seeds=1)
-    original, retrain = (
-        next(j.spec for j in plan.jobs if j.kind == kind) for kind in ("original", "retrain")
-    )
-    assert isinstance(original, TrainSpec) and isinstance(retrain, TrainSpec)
-    return original, retrain
-
-
 def test_no_parameter_of_a_true_retrain_equals_the_originals(ground: Ground) -> None:
-    original, retrain = (trained(ground, spec) for spec in family(ground))
+    original, retrain = (trained(ground, spec) for spec in ground.family()[:2])
     assert not any(torch.equal(original[name], retrain[name]) for name in original)
 
 
 def test_a_retrain_has_not_seen_one_forget_pixel(ground: Ground) -> None:
-    _, retrain = family(ground)
+    _, retrain, _ = ground.family()
     clean = trained(ground, retrain)
     space = ground.space(keep_weights=True)
     loaded = space.loaded("digits")
     train = loaded.data.train
+    for folder in ("models", "outputs"):
+        shutil.rmtree(Path(ground.store.url, folder))
     noise = torch.randint(0, 256, train.images.shape, dtype=torch.uint8)
     spoiled = torch.where((train.labels == 3).view(-1, 1, 1, 1), noise, train.images)
     data = dataclasses.replace(loaded.data, train=ImageSet(spoiled, train.labels, train.groups))
@@ -127,7 +121,7 @@ def test_a_retrain_has_not_seen_one_forget_pixel(ground: Ground) -> None:
 
 
 def test_a_warm_retrain_starts_from_the_originals_body(ground: Ground) -> None:
-    original, retrain = family(ground)
+    original, retrain, _ = ground.family()
     trained(ground, original)
     warm = dataclasses.replace(retrain, start="warm", original=original)
     space = ground.space()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,16 +49,6 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     return put
 
 
-def family(ground: Ground, **over: Any) -> tuple[TrainSpec, TrainSpec, RunSpec]:
-    """The original, the retrain and the first run of a plan."""
-    plan = ground.planned(methods=["retrain"], seeds=1, **over)
-    original, retrain, run = (
-        next(j.spec for j in plan.jobs if j.kind == kind) for kind in ("original", "retrain", "run")
-    )
-    assert isinstance(original, TrainSpec) and isinstance(retrain, TrainSpec) and isinstance(run, RunSpec)
-    return original, retrain, run
-
-
 RANDOM = [{"dataset": "digits", "scenario": "random", "count": 30}]
 LABELS = [{"dataset": "digits", "scenario": "full_class", "targets": ["3"]}]
 WORST = [{"dataset": "digits", "scenario": "worst_case", "count": 30}]
@@ -70,7 +61,7 @@ def test_only_images_that_the_original_was_trained_on_are_forgotten_or_retained(
     ground: Ground, use: Use, task: Any
 ) -> None:
     use(checkpoint="best_val")
-    original, retrain, run = family(ground, task=task)
+    original, retrain, run = ground.family(task=task)
     space = ground.space()
     data = space.loaded("digits").data.train
     split = space.split(run.task, original, run.forget_seed)
@@ -94,7 +85,7 @@ def test_a_retrain_is_judged_without_the_forgotten_class_and_without_random_ones
     space = ground.space()
     labels = space.loaded("digits").data.train.labels
     for task, expected in ((LABELS, set(range(DIGITS)) - {3}), (RANDOM, set(range(DIGITS)))):
-        _, retrain, _ = family(ground, task=task)
+        _, retrain, _ = ground.family(task=task)
         positions = start.validation_images(retrain, space, start.split_of(retrain, space), 0.1)
         assert set(labels[torch.from_numpy(positions)].tolist()) == expected
 
@@ -103,7 +94,7 @@ def test_the_worst_case_is_looked_for_among_the_images_that_were_trained_on(grou
     use(checkpoint="best_val")
     outcome = ground.sweep(task=WORST, methods=["baseline", "retrain"], seeds=1)
     assert outcome.exit_code == 0
-    original, _, run = family(ground, task=WORST)
+    original, _, run = ground.family(task=WORST)
     space = ground.space()
     split = space.split(run.task, original, run.forget_seed)
     held = start.validation_images(original, space, None, 0.1)
@@ -119,7 +110,7 @@ def test_every_method_and_train_seed_forgets_the_same_images(ground: Ground, use
 
 def test_without_a_validation_part_all_training_images_are_used(ground: Ground, use: Use) -> None:
     use(checkpoint="last")
-    original, _, run = family(ground, task=RANDOM)
+    original, _, run = ground.family(task=RANDOM)
     space = ground.space()
     assert start.training_images(original, space, None) is None
     split = space.split(run.task, original, run.forget_seed)
@@ -127,9 +118,9 @@ def test_without_a_validation_part_all_training_images_are_used(ground: Ground, 
 
 
 @pytest.mark.parametrize("of", ["original", "retrain"])
-def test_no_held_out_pixel_is_trained_on(ground: Ground, use: Use, of: str) -> None:
+def test_no_held_out_pixel_is_trained_on(ground: Ground, use: Use, of: str, tmp_path: Path) -> None:
     use(checkpoint="best_val")
-    original, retrain, _ = family(ground)
+    original, retrain, _ = ground.family()
     spec = original if of == "original" else retrain
     clean, spoiled = ground.space(keep_weights=True), ground.space(keep_weights=True)
     held = torch.from_numpy(start.validation_images(original, spoiled, None, 0.1))
@@ -143,13 +134,15 @@ def test_no_held_out_pixel_is_trained_on(ground: Ground, use: Use, of: str) -> N
     for space in (clean, spoiled):
         row = execute(Job(spec, "t"), space)
         assert row["status"] == "ok", row["error_message"]
-        found.append(artifacts.load_weights(ground.store, spec.id))
+        found.append({name: t.clone() for name, t in artifacts.load_weights(ground.store, spec.id).items()})
+        for folder in ("models", "outputs"):  # else the second one is not trained
+            shutil.rmtree(tmp_path / "store" / folder)
     assert all(torch.equal(found[0][name], tensor) for name, tensor in found[1].items())
 
 
 def test_an_epoch_is_chosen_by_its_accuracy_on_the_held_out_images(ground: Ground, use: Use) -> None:
     use(checkpoint="best_val")
-    original, _, _ = family(ground)
+    original, _, _ = ground.family()
     space = ground.space()
     model = space.new_model(original, 0).eval()
     found = start.judge(original, space, None)(model)
@@ -238,7 +231,7 @@ def test_originals_and_retrains_start_from_the_published_weights_with_a_new_head
     use(pretrained=NAME, lr=1e-12, weight_decay=0.0)
     assert sweep_with(ground, file, methods=["retrain"]).exit_code == 0
     published = read_checkpoint(file)
-    original, retrain, _ = family(ground)
+    original, retrain, _ = ground.family()
     weights_of = artifacts.load_weights(ground.store, original.id)
     for name, tensor in weights_of.items():
         if not name.startswith("5."):

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from harness import artifacts, rows
 from harness import store as store_module
@@ -199,17 +201,64 @@ class TestObjectStore:
         assert len(Store.open(remote.url).rows()) == 2
         assert len(remote.segments()) == 1
 
-    def test_a_lease_is_refused_while_fresh_and_void_when_old(
-        self, remote: Store, monkeypatch: pytest.MonkeyPatch
+    def test_a_write_that_arrives_after_another_sweep_has_begun_takes_no_row_of_it(
+        self, remote: Store
     ) -> None:
+        first, second = RowWriter(remote), None
+        first.add(row(0))
+        first.flush()
+        first.add(row(1))
+        second = RowWriter(Store(remote.url))  # the lease of the first is void: it is cut off
+        for number in range(2, 52):
+            second.add(row(number))
+        second.flush()
+        first.flush()  # its write has got through
+        assert set(remote.finished()) == {row(number)["run_id"] for number in range(52)}
+
+    def test_one_sweep_fills_its_segments(self, remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store_module, "SEGMENT_ROWS", 10)
+        writer = RowWriter(remote)
+        for number in range(25):
+            writer.add(row(number))
+            writer.flush()
+        assert [len(remote.segment(name)) for name in remote.segments()] == [10, 10, 5]
+
+    def test_a_sweep_that_has_nothing_to_write_leaves_no_file(self, remote: Store) -> None:
+        RowWriter(remote).flush()
+        assert remote.segments() == []
+
+    def test_a_lease_is_shown_while_it_is_held(self, remote: Store) -> None:
         with StoreLock(remote):
-            with pytest.raises(StoreError, match="in use by another sweep"), StoreLock(remote):
-                pass
-            stale = json.loads(remote.read("lease.json"))
-        remote.write("lease.json", json.dumps({**stale, "renewed": stale["renewed"] - 31}).encode())
-        with StoreLock(remote):
-            assert holder_of(remote)
+            held = holder_of(remote)
+            assert held and held["pid"] == os.getpid()
         assert holder_of(remote) is None
+
+
+class Remembering(MemoryFileSystem):
+    """Keeps what it has listed, as clients of object stores do."""
+
+    protocol = "remembering"
+    listings: ClassVar[dict[str, list[Any]]] = {}
+
+    def ls(self, path: str, detail: bool = True, **more: Any) -> list[Any]:
+        key = f"{path} {detail}"
+        if key not in self.listings:
+            self.listings[key] = super().ls(path, detail=detail, **more)
+        return self.listings[key]
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.listings.clear()
+
+
+def test_after_looking_again_a_store_knows_what_others_have_written() -> None:
+    fsspec.register_implementation("remembering", Remembering, clobber=True)
+    store = Store.create("remembering://bucket/again")
+    MemoryFileSystem().pipe_file(store.path("models/a.safetensors"), b"x")
+    assert store.has_model("a") and not store.has_model("b")
+    MemoryFileSystem().pipe_file(store.path("models/b.safetensors"), b"x")
+    assert not store.has_model("b")
+    store.look_again()
+    assert store.has_model("b")
 
 
 def test_outputs_come_back_bit_for_bit(store: Store) -> None:
@@ -233,6 +282,23 @@ def test_outputs_come_back_bit_for_bit(store: Store) -> None:
         "label",
         "logits",
     ]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_writers_of_a_new_file_the_first_one_stays(
+    store: Store, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: Any, **__: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(os, "link", none)
+    assert artifacts.save_facts(store, "models", "x", {"of": "first"}, known=())
+    assert not artifacts.save_facts(store, "models", "x", {"of": "second"}, known=())
+    assert artifacts.load_facts(store, "models", "x") == {"of": "first"}
+    assert artifacts.save_facts(store, "models", "x", {"of": "third"}, known={"models/x.json"})
+    assert artifacts.load_facts(store, "models", "x") == {"of": "third"}
+    assert [path.name for path in Path(store.url, "models").iterdir()] == ["x.json"]
 
 
 def test_a_checkpoint_that_does_not_match_says_where(store: Store) -> None:

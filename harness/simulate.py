@@ -18,12 +18,12 @@ from typing import Any
 
 from harness import schedule
 from harness.errors import Misuse
+from harness.execute.pool import AHEAD, QUICK_SECONDS
 from harness.imagined import Cluster, facts
 from harness.plan import Job, Plan
 from harness.schedule import Done
 from harness.spec import RunSpec, TrainSpec
 
-QUEUED = 2  # jobs a worker has at hand, as in the executor on Ray: one running, one ready
 DRAWS = 5  # simulations that a forecast with node losses is the mean of
 NUMBERS = ("makespan", "useful", "lost", "repeated", "losses")
 HOPELESS = 3.0  # losses expected within the longest run, from which on a simulation would hardly end
@@ -129,7 +129,7 @@ class Simulated:
         self._workers = [Worker(number // each) for number in range(cluster.slots)]
         self._nodes = [self._workers[n * each : (n + 1) * each] for n in range(cluster.nodes)]
         self._waiting = Waiting()
-        self._hungry: list[deque[Worker]] = [deque() for _ in range(QUEUED)]
+        self._hungry: list[deque[Worker]] = [deque() for _ in range(AHEAD)]
         self._events: list[tuple[float, int, str, Any, int]] = []
         self._number = count()
         self._chance = random.Random(cluster.seed)
@@ -181,13 +181,21 @@ class Simulated:
         worker.queue.append(job)
         if len(worker.queue) == 1:
             self._begin(worker, self.now)
-        if len(worker.queue) < QUEUED:
+        self._offer(worker)
+
+    def _offer(self, worker: Worker) -> None:
+        """A worker may take one job, and a second one behind one that is soon over."""
+        soon = not worker.queue or self._seconds(worker.queue[0]) <= QUICK_SECONDS
+        if len(worker.queue) < AHEAD and soon:
             self._hungry[len(worker.queue)].append(worker)
+
+    def _seconds(self, job: Job) -> float:
+        return self.times.seconds[job.id] * self.cluster.stretch
 
     def _begin(self, worker: Worker, time: float) -> None:
         job = worker.queue[0]
         worker.begun = time + self.facts["between"]
-        took = self.times.seconds[job.id] * self.cluster.stretch
+        took = self._seconds(job)
         if resource(job) not in worker.holds:
             worker.holds.add(resource(job))
             took += 0.0 if job.id in self.times.measured else self.facts["load"]
@@ -201,7 +209,7 @@ class Simulated:
         self.useful += time - worker.begun
         if worker.queue:
             self._begin(worker, time)
-        self._hungry[len(worker.queue)].append(worker)
+        self._offer(worker)
         return [Done(job, {"status": "ok"})]
 
     # -------------------- nodes

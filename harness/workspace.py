@@ -136,6 +136,11 @@ class Workspace:
 
     # -------------------- data
 
+    @property
+    def datasets(self) -> frozenset[str]:
+        """Those that are loaded."""
+        return frozenset(tuple(self._data))
+
     def loaded(self, dataset: str) -> Loaded:
         if dataset not in self._data:
             told = self.settings

@@ -10,6 +10,7 @@ from types import FrameType
 
 from harness.errors import OverTime
 from harness.execute import stop
+from harness.patience import Patience
 from harness.plan import Job
 from harness.schedule import Done
 from harness.stages import execute
@@ -35,7 +36,7 @@ class Inline:
         if not self._queue:
             return []
         job = self._queue.popleft()
-        with _alarm(self.time_limit):
+        with _alarm(self.time_limit, self.space.store.patience):
             return [Done(job, execute(job, self.space))]
 
     def trouble(self) -> str | None:
@@ -46,13 +47,19 @@ class Inline:
 
 
 @contextmanager
-def _alarm(seconds: float | None) -> Iterator[None]:
-    """Raise OverTime in this thread once `seconds` have passed."""
+def _alarm(seconds: float | None, patience: Patience) -> Iterator[None]:
+    """Raise OverTime in this thread after `seconds`, not counting those in which the store was away."""
     if seconds is None:
         yield
         return
+    counted = patience.waited
 
     def ring(number: int, frame: FrameType | None) -> None:
+        nonlocal counted
+        more, counted = patience.waited - counted, patience.waited
+        if more > 0:
+            signal.setitimer(signal.ITIMER_REAL, more)
+            return
         raise OverTime(f"longer than the time limit of {seconds:g} s (--time-limit)")
 
     before = signal.signal(signal.SIGALRM, ring)

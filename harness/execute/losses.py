@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.execute.slots import Died, failed
 from harness.plan import Job
+from harness.rows import Row
 from harness.schedule import Done
 
 MAX_ATTEMPTS = 3  # the first, and two more after a worker died
@@ -71,10 +72,12 @@ class Losses:
         else:
             self._queue.appendleft(job)
 
-    def charge(self, job: Job, death: Died) -> None:
-        """Hand it out again as a further attempt, as long as it has one."""
+    def charge(self, job: Job, death: Died, row: Row | None = None) -> None:
+        """Hand it out again as a further attempt; after the last it has failed, as `row` says."""
         if job.attempt < MAX_ATTEMPTS:
             self._queue.appendleft(replace(job, attempt=job.attempt + 1))
+        elif row is not None:
+            self._settled.append(Done(job, {**row, "attempts": job.attempt}))
         else:
             self.settle(job, "timeout" if death.kind == "deadline" else "worker_died", death.why)
 

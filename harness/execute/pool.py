@@ -11,13 +11,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from harness.errors import Misuse
 from harness.execute import stop
+from harness.execute.births import Births
+from harness.execute.devices import at_work, to_end
+from harness.execute.faults import Faults
 from harness.execute.limits import Limits, verdict
 from harness.execute.losses import Losses
-from harness.execute.room import lack_of_room, limit_of, needs_whole, sizes
+from harness.execute.room import lack_of_room, limit_of, needs_whole, sizes, total
 from harness.execute.slots import Answer, Cluster, Died, Slot, dataset, resource, sort
 from harness.plan import Job
 from harness.rows import Row
@@ -49,8 +52,9 @@ class Pool:
         self._losses = Losses(self._queue, self._settled, clock)
         self._took: dict[Any, float] = {}  # seconds of the last job of each sort
         self._spoke: dict[str, float] = {}  # when any worker of a machine was heard last
-        self._births = self._failures = 0
-        self._patience = self._due = self._tick = clock()
+        self._births = Births(limits.starting, clock)
+        self._faults = Faults(clock)
+        self._due = self._tick = clock()
         self._nodes = dict(cluster.nodes())
         self._most = limit_of(cluster.most(), share)
         self._room = self._sizes().places
@@ -78,10 +82,12 @@ class Pool:
         return settled
 
     def trouble(self) -> str | None:
-        """No worker has room: machines are yet to come, or never will."""
-        if any(slot.home for slot in self._slots):
+        """No worker has room: machines are yet to come, or never will; or it takes too long to start."""
+        if any(slot.queue for slot in self._slots):
             return None
-        return f"no worker has started yet: {lack_of_room(self._nodes, self.share)}"
+        if any(slot.home for slot in self._slots):
+            return "runs wait for workers that are yet to start" if self._queue else None
+        return f"{self._births.text()}: {lack_of_room(self._nodes, self.share)}"
 
     def close(self) -> None:
         """Stop the workers, and the private cluster if there is one."""
@@ -107,9 +113,10 @@ class Pool:
         for slot in shared[max(want.shared, want.places) :]:
             if slot.home is None:  # nobody waits for it any more
                 self._drop(slot)
-        self._keep_whole(want.whole, want.spare, shared)
-        self._drop_idle()
-        if now >= self._patience:
+        self._keep_whole(want.whole, want.spare)
+        self._drop_idle(len(shared) - want.shared if want.whole else 0)
+        # a new worker would take a part of the device that was emptied for one that needs all of it
+        if self._births.due and at_work(self._slots) >= want.whole:
             for _ in range(want.shared - len(shared)):
                 self._start()
 
@@ -124,7 +131,7 @@ class Pool:
         actor = self.cluster.start(1.0 if whole else self.share, alone)
         self._slots.append(Slot(actor, self.cluster.pulse(actor), self._clock(), whole))
 
-    def _keep_whole(self, wanted: int, spare: int, shared: list[Slot]) -> None:
+    def _keep_whole(self, wanted: int, spare: int) -> None:
         """Start workers with a device to themselves, and empty devices for all but the `spare` ones."""
         whole = sorted((slot for slot in self._slots if slot.whole), key=lambda slot: slot.home is None)
         for slot in whole[wanted + spare :]:
@@ -132,24 +139,19 @@ class Pool:
                 self._drop(slot)
             else:
                 slot.retiring = True
-        for number in range(len(whole), wanted + spare):
+        for _ in range(len(whole), wanted + spare):
             self._start(whole=True)
-            if number < wanted:
-                self._empty_a_device(shared)
-
-    def _empty_a_device(self, shared: list[Slot]) -> None:
-        groups: dict[tuple[str, str], list[Slot]] = {}
-        for slot in shared:
-            if slot.home and not slot.retiring:
-                groups.setdefault((slot.home.node, slot.home.device), []).append(slot)
-        for slot in min(groups.values(), key=lambda group: sum(len(s.queue) for s in group), default=[]):
+        for slot in to_end(self._slots, int(total(self._nodes, "GPU")), wanted):
             slot.retiring = True
 
-    def _drop_idle(self) -> None:
+    def _drop_idle(self, too_many: int) -> None:
+        """End idle workers that nobody needs; `too_many` share devices that others wait for."""
         now = self._clock()
         for slot in [slot for slot in self._slots if slot.idle]:
             unused = self.workers is None and not self._queue and now - slot.since > IDLE_SECONDS
-            if slot.retiring or unused:
+            in_the_way = too_many > 0 and not slot.whole and not slot.retiring
+            too_many -= in_the_way
+            if slot.retiring or unused or in_the_way:
                 self._drop(slot)
 
     def _drop(self, slot: Slot) -> None:
@@ -171,6 +173,8 @@ class Pool:
 
     def _takes(self, slot: Slot) -> bool:
         """Whether a job may wait here: behind none, or behind one that is soon over."""
+        if self._faults.closed(slot):
+            return False
         if not slot.queue:
             return True
         if slot.alone:
@@ -185,7 +189,7 @@ class Pool:
         for number, job in enumerate(self._queue):
             if number >= 4 * self.slots and first is not None:
                 break
-            if split and needs_whole(job) != slot.whole:
+            if (split and needs_whole(job) != slot.whole) or self._faults.refuses(slot, job, self._slots):
                 continue
             if resource(job) in slot.holds:
                 first = number
@@ -228,20 +232,28 @@ class Pool:
         if isinstance(found, Answer):
             self._collect(slot, found.row)
             return
-        slot.pulse = None
-        if slot.home is None:
-            slot.home, slot.since = found, slot.heard
-            self._births, self._failures = self._births + 1, 0
+        if slot.beats(found):
+            self._births.lived()
 
     def _collect(self, slot: Slot, row: Row) -> None:
         _, job = slot.queue.popleft()
+        if self._faults.blames(slot, job, row, self._slots):
+            self._replace(slot, job, row)
+            return
         now = self._clock()
         self._took[sort(job)] = now - slot.since
         slot.since = now
-        slot.datasets.add(dataset(job))
+        slot.datasets |= {dataset(job)}
         self._settled.append(Done(job, {**row, "attempts": job.attempt}))
         if self.limits.memory and slot.resident > self.limits.memory:
             slot.retiring, self._due = True, now  # it starts afresh once its queue is empty
+
+    def _replace(self, slot: Slot, job: Job, row: Row) -> None:
+        """The worker is at fault: what stood behind goes elsewhere, and so does the job, at a cost."""
+        self._drop(slot)
+        self._faults.note(slot, job, row)
+        self._queue.extendleft(waiting for _, waiting in reversed(slot.queue))
+        self._losses.charge(job, Died("process", str(row["error_message"])), row)
 
     def _excuse_a_gap(self) -> None:
         """Where this process itself slept or was held up, nobody is silent because of that."""
@@ -259,7 +271,7 @@ class Pool:
         now = self._clock()
         period = min(5.0, self.limits.silence / 4)
         for slot in list(self._slots):
-            death = verdict(slot, now, self.limits)
+            death = verdict(slot, now, replace(self.limits, starting=self._births.starting))
             if death is not None:
                 self._bury(slot, death)
             elif slot.pulse is None and now - slot.heard >= period:
@@ -270,7 +282,7 @@ class Pool:
         self._drop(slot)
         self._due = min(self._due, self._clock() + 0.2)
         if slot.home is None:
-            self._failed_birth(death)
+            self._births.failed(death, len(self._slots))
         if not slot.queue:
             return
         (_, job), *behind = slot.queue
@@ -278,22 +290,11 @@ class Pool:
         alone = len(self._nodes) < 2
         if death.kind == "timeout":
             self._losses.settle(job, "timeout", death.why)
-        elif death.kind == "memory" or (self.limits.memory and slot.resident > self.limits.memory):
-            self._losses.settle(job, "oom", death.why)
         elif death.kind == "node":
             self._losses.forgive(job, death.why)
+        elif death.kind == "memory" or (self.limits.memory and slot.resident > self.limits.memory):
+            self._losses.settle(job, "oom", death.why)
         elif death.kind in ("process", "silent") and slot.home and not alone:
             self._losses.suspect(job, slot.home.node, death, slot.asked)
         else:
             self._losses.charge(job, death)
-
-    def _failed_birth(self, death: Died) -> None:
-        """Start the next one later and later; where none can start, say why and end."""
-        if death.kind != "birth":
-            return
-        if "runs other code" in death.why:
-            raise Misuse(f"a worker refused to start: {death.why}; install the same efface on every node")
-        self._failures += 1
-        if not self._births and self._failures >= max(3, len(self._slots)):
-            raise Misuse(f"no worker can start: {death.why}")
-        self._patience = self._clock() + min(60.0, 2.0**self._failures)

@@ -78,7 +78,8 @@ class Worker:
 
         context = ray.get_runtime_context()
         device = ",".join(context.get_accelerator_ids().get("GPU", ()))
-        return Beat(context.get_node_id(), device, resident_bytes())
+        waited = self.space.store.patience.waited
+        return Beat(context.get_node_id(), device, resident_bytes(), self.space.datasets, waited)
 
 
 class RayCluster:
@@ -181,12 +182,17 @@ def RayPool(
     ray = connect(address, workers, folder)
     stop.listen()
     cluster = RayCluster(ray, there, folder)
-    share = share_of(cluster.nodes(), cluster.most(), gpus_each)
+    share = share_of(cluster.nodes(), cluster.most(), gpus_each, settings.device)
     return Pool(cluster, workers=workers, share=share, limits=limits or Limits())
 
 
-def share_of(nodes: Nodes, most: Mapping[str, float] | None, gpus_each: float) -> float:
-    """The share of a GPU that each worker gets; 0 on a cluster that has none and will have none."""
+def share_of(nodes: Nodes, most: Mapping[str, float] | None, gpus_each: float, device: str = "auto") -> float:
+    """The share of a GPU that each worker gets; 0 on a cluster that has cores and no GPU.
+
+    With --device cuda it is kept: the GPUs may be yet to come.
+    """
+    if device == "cuda":
+        return gpus_each
     has = [*nodes.values(), most or {}]
     cores = any(node.get("CPU", 0) >= 1 for node in has)
     return 0.0 if cores and not any(node.get("GPU", 0) for node in has) else gpus_each

@@ -19,6 +19,8 @@ class Beat:
     node: str
     device: str
     resident: int  # bytes
+    datasets: frozenset[str] = frozenset()  # that it has loaded
+    waited: float = 0.0  # seconds, in all, that it has waited for the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,23 @@ class Slot:
     since: float = 0.0  # when the job at the head of the queue got there, or when the queue ran empty
     heard: float = 0.0  # the last sign of life
     resident: int = 0  # bytes, by that sign
-    datasets: set[str] = field(default_factory=set)  # of jobs that it has finished
+    datasets: frozenset[str] = frozenset()  # loaded, or of jobs that it has finished
+    waited: float = 0.0  # seconds that it had waited for the store by its last sign of life
     alone: bool = False  # nothing may stand behind its job
     retiring: bool = False  # it gets no more jobs
+
+    def beats(self, beat: Beat) -> bool:
+        """Take a sign of life, heard just now; whether it is the first one."""
+        first, self.pulse = self.home is None, None
+        if first:
+            self.home, self.since = beat, self.heard
+        if self.queue and dataset(self.queue[0][1]) in beat.datasets - self.datasets:
+            self.since = self.heard  # its data are there: from now on it is the run that takes its time
+        elif self.queue:
+            self.since += max(0.0, beat.waited - self.waited)
+        self.datasets |= beat.datasets
+        self.waited = beat.waited
+        return first
 
     @property
     def idle(self) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Misuse
+from harness.execute.faults import is_broken
 from harness.execute.limits import LONG_SECONDS, MANY_TIMES
 from harness.execute.room import DEMAND, Nodes, lack_of_room, limit_of, places
 from harness.provenance import code_digest, driver_facts
@@ -89,7 +90,7 @@ def _on(workers: Workers, nodes: Nodes, most: Mapping[str, float] | None) -> Wor
     """Trials at once, and their share of a GPU, on the machines that are there or may come."""
     from harness.execute.ray import share_of
 
-    share = share_of(nodes, most, workers.gpus_each)
+    share = share_of(nodes, most, workers.gpus_each, workers.settings.device)
     room = limit_of(most, share) or places(nodes, share) or DEMAND
     return replace(workers, gpus_each=share, concurrent=workers.concurrent or room)
 
@@ -156,6 +157,8 @@ def _trainable(errand: Errand) -> Callable[[dict[str, Any]], None]:
         from ray import tune
 
         row = _evaluator(errand)(Trial(**config))
+        if is_broken(row):
+            raise RuntimeError(row["error_message"])  # Tune tries it again, in a new process
         row["started_at"] = row["started_at"].isoformat()
         tune.report({**json.loads(row["values"]), "row": json.dumps(row)})
 

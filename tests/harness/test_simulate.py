@@ -73,6 +73,13 @@ class TestMakespan:
         assert longest_chain(plan, times) == 20
         assert simulate(plan, Cluster(workers=1000), times).makespan == pytest.approx(20)
 
+    def test_nothing_waits_behind_a_long_job_while_another_worker_gets_free(
+        self, small: Callable[..., Any]
+    ) -> None:
+        jobs = jobs_of(3, 0)
+        plan, times = plan_of(jobs, small), lasting(jobs, 1000.0, 10.0, 1000.0)
+        assert simulate(plan, Cluster(workers=2), times).makespan == pytest.approx(1010)
+
     def test_runs_that_share_a_gpu_share_its_speed(self, small: Callable[..., Any]) -> None:
         jobs = jobs_of(8, 0)
         plan, times = plan_of(jobs, small), lasting(jobs, 10.0)

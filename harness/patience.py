@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from harness.errors import Misuse, OverTime
+from harness.urls import without_secrets
 
 T = TypeVar("T")
 QUICK = 5.0  # seconds that a verb which only reads, or starts, waits for
@@ -85,7 +86,7 @@ def http_status(error: BaseException) -> int | None:
 def reason_of(error: BaseException) -> str:
     """In a few words."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]
+    return without_secrets(" ".join(text.split()))[:200]
 
 
 def attempt(act: Callable[[], T], store: str, what: str, local: bool) -> T:

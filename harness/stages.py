@@ -27,6 +27,7 @@ from harness.rows import Row
 from harness.scoring import Diverged, Halves, predict_halves, require_finite, score
 from harness.spec import REFERENCES, RunSpec, TrainSpec, derive_seed, to_dict
 from harness.start import accuracy, judge, split_of, starting_model, surprise, training_images
+from harness.urls import without_secrets
 from harness.workspace import Workspace
 from methods.api import Context
 from tasks.api import Split
@@ -54,7 +55,7 @@ def execute(job: Job, space: Workspace) -> Row:
         outcome = _failed(error, "timeout")
     except Exception as error:
         outcome = _failed(error, type(error).__name__)
-        log.append("" if isinstance(error, Misuse) else traceback.format_exc())
+        log.append("" if isinstance(error, Misuse) else without_secrets(traceback.format_exc()))
     alone = space.settings.exclusive and not job.careful
     outcome = {"exclusive": alone, **worker_facts(space.device), "started_at": started, **outcome}
     outcome.setdefault("seconds_total", time.perf_counter() - begun)
@@ -64,7 +65,7 @@ def execute(job: Job, space: Workspace) -> Row:
 
 
 def _failed(error: BaseException, kind: str, status: str = "failed") -> Row:
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = without_secrets(" ".join(str(error).split())) or type(error).__name__
     return {"status": status, "error_type": kind, "error_message": message[:500]}
 
 

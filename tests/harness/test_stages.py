@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 from torch import nn
@@ -199,6 +200,17 @@ def test_an_error_in_a_method_is_a_failed_row_with_its_traceback_in_the_log(
     assert rows.loc["jit", "status"] == "ok"
     log = Path(ground.store.url, "logs", f"{rows.loc[name, 'run_id']}.txt").read_text()
     assert "no luck today" in log and "Traceback" in log
+
+
+def test_neither_row_nor_log_tells_a_signed_url(ground: Ground, extra_method: Callable[..., str]) -> None:
+    def fails(model: Any, forget: Any, retain: Any, ctx: Any) -> Any:
+        raise ValueError("cannot read https://host/w.pt?X-Amz-Signature=5EC4E7")
+
+    ground.sweep(methods=[extra_method(fails)], seeds=1)
+    (row,) = ground.store.rows().filter(pc.field("status") == "failed").to_pylist()
+    log = ground.store.read(f"logs/{row['run_id']}.txt").decode()
+    assert "https://host/w.pt?…" in row["error_message"] and "https://host/w.pt?…" in log
+    assert "5EC4E7" not in row["error_message"] + log
 
 
 def test_a_failed_run_is_tried_again_and_its_success_replaces_the_failure(

@@ -9,7 +9,7 @@ import errno
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from harness.errors import Misuse, OverTime
 from harness.urls import without_secrets
@@ -73,12 +73,18 @@ def _package(kind: type) -> str:
     return kind.__module__.partition(".")[0]
 
 
+def _is_status(found: Any) -> TypeGuard[int | str]:
+    return isinstance(found, int | str) and str(found).isdecimal() and 100 <= int(found) < 600
+
+
 def http_status(error: BaseException) -> int | None:
     """What a server answered: as botocore, gcsfs, aiohttp and requests keep it, in the error or its cause."""
     answer: Any = getattr(error, "response", None)
     told = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
-    for found in (told, *(getattr(error, name, None) for name in ("status", "code", "status_code"))):
-        if isinstance(found, int | str) and str(found).isdecimal() and 100 <= int(found) < 600:
+    if _is_status(told):
+        return int(told)
+    for name in ("status", "code", "status_code"):  # one after the other: aiohttp warns of its own `code`
+        if _is_status(found := getattr(error, name, None)):
             return int(found)
     return http_status(error.__cause__) if error.__cause__ is not None else None
 

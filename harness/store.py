@@ -153,8 +153,9 @@ class Store:
             ) from error
 
     def names(self, folder: str) -> list[str]:
-        """File names in one folder of the store, those being written left out."""
+        """File names in one folder of the store as it is now, those being written left out."""
         path = self.path(folder)
+        self.fs.invalidate_cache(path)  # a client of an object store keeps listings as long as it lives
         paths = self._do("read", lambda: self.fs.ls(path, detail=False) if self.fs.isdir(path) else [])
         found = (str(entry).rsplit("/", 1)[-1] for entry in paths)
         return sorted(name for name in found if not name.startswith((".", "_")))

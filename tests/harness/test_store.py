@@ -261,6 +261,16 @@ def test_after_looking_again_a_store_knows_what_others_have_written() -> None:
     assert store.has_model("b")
 
 
+def test_rows_that_another_writer_has_begun_to_write_are_seen_by_who_has_read_before() -> None:
+    """On an object store each writer begins a file of its own, and clients keep what they have listed."""
+    fsspec.register_implementation("remembering", Remembering, clobber=True)
+    store = Store.create("remembering://bucket/rows-of-two")
+    MemoryFileSystem().pipe_file(store.path("rows/one.parquet"), b"x")
+    assert store.segments() == ["one.parquet"]
+    MemoryFileSystem().pipe_file(store.path("rows/two.parquet"), b"x")
+    assert store.segments() == ["one.parquet", "two.parquet"]
+
+
 def test_outputs_come_back_bit_for_bit(store: Store) -> None:
     import numpy as np
 

@@ -99,7 +99,7 @@ def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["memory://a/b:c@d", "/tmp/a?token=x", "memory://box:22/a", "memory://me@box/a"]
+    "url", ["memory://a/b:c@d", "/data/a?token=x", "memory://box:22/a", "memory://me@box/a"]
 )
 def test_a_url_without_credentials_is_taken(url: str) -> None:
     assert open_url(url)[1]

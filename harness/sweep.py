@@ -18,10 +18,11 @@ from harness.patience import StoreAway
 from harness.plan import Job, Plan
 from harness.provenance import driver_facts
 from harness.registry import Catalogue
+from harness.row_writer import RowWriter
 from harness.rows import FINISHED, Row
 from harness.schedule import Executor, run
 from harness.spec import RunSpec, TrainSpec, index_of
-from harness.store import MARKER, RowWriter, Store, StoreError
+from harness.store import MARKER, Store, StoreError
 from harness.suite import Skip, draws
 
 PAUSED_SECONDS = 0.1

@@ -71,7 +71,8 @@ def fill(folder: str, runs: int) -> None:
     from harness import registry
     from harness.plan import Job, make_plan
     from harness.provenance import driver_facts
-    from harness.store import SEGMENT_ROWS, Store
+    from harness.row_writer import SEGMENT_ROWS
+    from harness.store import Store
     from harness.suite import expand
     from harness.sweep import identity
 

@@ -15,7 +15,8 @@ import torch
 
 from harness import artifacts, lock
 from harness.lock import LEASE, StoreLock, holder_of
-from harness.store import RowWriter, Store, StoreError
+from harness.row_writer import RowWriter
+from harness.store import Store, StoreError
 
 ROW = {"run_id": "0" * 16, "kind": "run", "status": "ok"}
 

@@ -23,18 +23,18 @@ from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 from fsspec.implementations.memory import MemoryFileSystem
 
-from harness import artifacts
+from harness import artifacts, row_writer
 from harness import patience as patience_module
-from harness import store as store_module
 from harness.errors import OverTime
 from harness.execute.inline import Inline
 from harness.lock import StoreLock
 from harness.patience import Patience, StoreAway, StoreError, http_status, may_pass
 from harness.plan import Job, Plan
 from harness.registry import Catalogue
+from harness.row_writer import RowWriter
 from harness.rows import Row
 from harness.schedule import Done
-from harness.store import RowWriter, Store
+from harness.store import Store
 from harness.sweep import Listener, sweep
 from harness.workspace import Settings, Workspace
 from tasks.api import Outputs
@@ -92,9 +92,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(patience_module, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(patience_module, "LONGEST_WAIT", 0.02)
     monkeypatch.setattr(patience_module, "UNNOTICED", 0.03)
-    monkeypatch.setattr(store_module, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(store_module, "LONGEST_WAIT", 0.02)
-    monkeypatch.setattr(store_module, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(row_writer, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(row_writer, "LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(row_writer, "FLUSH_SECONDS", 0.0)
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     Flaky.store.clear()
     Flaky.pseudo_dirs[:] = [""]
@@ -267,7 +267,7 @@ def test_the_seconds_that_a_store_was_waited_for_add_up() -> None:
 def test_more_rows_than_a_segment_holds_are_all_written_once_a_store_is_back(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "SEGMENT_ROWS", 10)
+    monkeypatch.setattr(row_writer, "SEGMENT_ROWS", 10)
     writer = RowWriter(store)
     failing(3, lambda: ServerError(503), "/rows/")
     for number in range(37):

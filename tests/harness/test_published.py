@@ -18,8 +18,9 @@ from harness.plan import table_key
 from harness.published import FOLDER, HEADER, METRICS, Number, load_numbers, load_paper
 from harness.registry import Catalogue
 from harness.render import render_comparisons
+from harness.row_writer import RowWriter
 from harness.spec import REFERENCES
-from harness.store import RowWriter, Store
+from harness.store import Store
 from harness.suite import Suite
 from harness.tables import Cell, make_tables
 

@@ -12,7 +12,8 @@ import pytest
 
 from harness import results
 from harness.render import render
-from harness.store import RowWriter, Store
+from harness.row_writer import RowWriter
+from harness.store import Store
 from harness.tables import make_tables
 
 GOLDEN = Path(__file__).parent.parent / "golden"

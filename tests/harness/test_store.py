@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from harness import artifacts, rows
-from harness import store as store_module
+from harness import artifacts, row_writer, rows
 from harness.lock import StoreLock, holder_of
-from harness.store import RowWriter, Store, StoreError
+from harness.row_writer import RowWriter
+from harness.store import Store, StoreError
 
 
 def row(number: int, **more: Any) -> rows.Row:
@@ -56,7 +56,7 @@ def test_a_file_being_written_is_invisible(store: Store) -> None:
 def test_a_full_segment_is_closed_and_the_next_sweep_continues_the_last(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "SEGMENT_ROWS", 10)
+    monkeypatch.setattr(row_writer, "SEGMENT_ROWS", 10)
     for start in (0, 12, 17):
         writer = RowWriter(store)
         for number in range(start, start + {0: 12, 12: 5, 17: 20}[start]):
@@ -216,7 +216,7 @@ class TestObjectStore:
         assert set(remote.finished()) == {row(number)["run_id"] for number in range(52)}
 
     def test_one_sweep_fills_its_segments(self, remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_module, "SEGMENT_ROWS", 10)
+        monkeypatch.setattr(row_writer, "SEGMENT_ROWS", 10)
         writer = RowWriter(remote)
         for number in range(25):
             writer.add(row(number))
